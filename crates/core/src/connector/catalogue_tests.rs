@@ -1,0 +1,187 @@
+use super::*;
+use crate::{connector::Context, refresh::replay::ReplayPolicy};
+
+const GOOD: &str = r#"id = "acme"
+name = "Acme"
+unified_apis = ["crm"]
+
+[authorization]
+url = "https://id.acme.example/authorize"
+
+[token]
+url = "https://id.acme.example/token"
+
+[refresh]
+rotation = "always"
+replay = { policy = "grace", seconds = 60 }
+
+[api]
+base_url = "https://api.acme.example"
+hosts = ["https://api.acme.example"]
+"#;
+
+fn error_of(text: &str) -> String {
+    Catalogue::default()
+        .add("acme.toml", text)
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn a_dropped_in_file_is_read() {
+    let mut catalogue = Catalogue::shipped();
+    let acme = catalogue.add("acme.toml", GOOD).unwrap();
+    assert_eq!(acme.refresh.replay, ReplayPolicy::Grace { seconds: 60 });
+    assert!(catalogue.find("acme").is_some() && catalogue.find("xero").is_some());
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    for (from, to, expected) in [
+        (
+            "rotation = \"always\"",
+            "rotation = \"sometimes\"",
+            "acme.toml:12: ",
+        ),
+        (
+            "url = \"https://id.acme.example/token\"",
+            "url = \"https://{x}/token\"",
+            "acme.toml:9: ",
+        ),
+        (
+            "hosts = [\"https://api.acme.example\"]",
+            "hosts = [\"api.acme.example\"]",
+            "acme.toml:17: ",
+        ),
+        (
+            "hosts = [\"https://api.acme.example\"]",
+            "hosts = []",
+            "acme.toml:17: `api.hosts`",
+        ),
+        (
+            "name = \"Acme\"",
+            "nam = \"Acme\"",
+            "acme.toml:2: unknown field `nam`",
+        ),
+        ("id = \"acme\"", "id = \"Acme Inc\"", "acme.toml:1: `id`"),
+        ("[refresh]", "[refresh", "acme.toml:11: "),
+        (
+            "url = \"https://id.acme.example/token\"",
+            "url = \"https://{settings.h}/token\"",
+            "acme.toml:8: `token.hosts`",
+        ),
+    ] {
+        let message = error_of(&GOOD.replace(from, to));
+        assert!(message.starts_with(expected), "{to}: {message}");
+    }
+    let message =
+        error_of(&GOOD.replace("policy = \"grace\", seconds", "policy = \"grace\", secs"));
+    assert!(
+        message.contains("acme.toml:13") && message.contains("replay"),
+        "{message}"
+    );
+}
+
+#[test]
+fn xero_is_complete() {
+    let catalogue = Catalogue::shipped();
+    let xero = catalogue.find("xero").unwrap();
+    assert_eq!(xero.refresh.replay, ReplayPolicy::Grace { seconds: 1800 });
+    assert!(xero.api.headers.contains_key("Xero-Tenant-Id"));
+    assert_eq!(
+        xero.api.meaning(
+            401,
+            br#"{"Title":"Unauthorized","Detail":"AuthorizationUnsuccessful"}"#
+        ),
+        crate::connector::Meaning::NotExpired
+    );
+    assert_eq!(
+        xero.api.meaning(
+            401,
+            br#"{"Title":"Unauthorized","Detail":"TokenExpired: token expired at 01/02/2026"}"#
+        ),
+        crate::connector::Meaning::Expired
+    );
+}
+
+#[test]
+fn salesforce_is_complete() {
+    let catalogue = Catalogue::shipped();
+    let salesforce = catalogue.find("salesforce").unwrap();
+    assert_eq!(salesforce.refresh.replay, ReplayPolicy::Revokes);
+    assert!(salesforce.assumed_lifetime(true).is_some());
+    let token = [(
+        "instance_url".to_owned(),
+        "https://acme.my.salesforce.com".to_owned(),
+    )]
+    .into();
+    let context = Context {
+        token: Some(&token),
+        ..Context::default()
+    };
+    let base = salesforce
+        .api
+        .base_url
+        .as_ref()
+        .unwrap()
+        .fill_url(&context)
+        .unwrap();
+    assert!(
+        salesforce
+            .api
+            .hosts
+            .iter()
+            .any(|host| host.matches(&base, &context))
+    );
+    let evil = "https://acme.my.salesforce.com.evil.example"
+        .parse()
+        .unwrap();
+    assert!(
+        !salesforce
+            .api
+            .hosts
+            .iter()
+            .any(|host| host.matches(&evil, &context))
+    );
+}
+
+/// Every fact of a shipped file names where it was read.
+#[test]
+fn every_shipped_fact_has_a_source() {
+    fn leaves(prefix: &str, value: &toml::Value, found: &mut Vec<String>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let path = if prefix.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{prefix}.{key}")
+                    };
+                    leaves(&path, value, found);
+                }
+            }
+            _ => found.push(prefix.to_owned()),
+        }
+    }
+    for (file, text) in SHIPPED {
+        let table: toml::Table = text.parse().unwrap();
+        let connector = parse(file, text).unwrap();
+        let mut facts = Vec::new();
+        leaves("", &toml::Value::Table(table), &mut facts);
+        for fact in facts {
+            // Names are ours, and so are the labels of settings.
+            if fact.starts_with("sources.")
+                || fact.starts_with("settings.")
+                || ["id", "name", "description", "unified_apis"].contains(&fact.as_str())
+            {
+                continue;
+            }
+            let covered = connector.sources.iter().any(|(key, sources)| {
+                (fact == *key || fact.starts_with(&format!("{key}.")))
+                    && sources.iter().all(|source| source.len() > 8)
+                    && !sources.is_empty()
+            });
+            assert!(covered, "{file}: `{fact}` has no entry in [sources]");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The port to providers.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::{oauth::TokenRequest, time::Moment};
+
+/// A provider's answer, complete.
+#[derive(Clone)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body. It may hold tokens.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no answer. The difference between the first two is what tokens live by.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransportError {
+    /// Not one byte of the request has left: DNS, connect or TLS failed, or the host is refused.
+    #[error("{0}")]
+    NotSent(String),
+    /// It (or part of it) has left, and no whole answer came back.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// `not_after` passed before the first byte could leave.
+    #[error("the claim was too old to send")]
+    TooLate,
+}
+
+/// How long an exchange may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For DNS, connect and TLS.
+    pub connect: Duration,
+    /// From the first byte sent to the last received.
+    pub answer: Duration,
+    /// The first byte must not leave after this.
+    pub not_after: Option<Moment>,
+}
+
+/// Carries requests to token endpoints.
+///
+/// An implementation must classify failures truthfully: [`TransportError::NotSent`] only when it
+/// is certain. It follows no redirects, retries nothing and logs no bodies.
+#[async_trait]
+pub trait Transport: Send + Sync + fmt::Debug {
+    /// One request, one answer.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future closes the connection; what the provider did is then unknown.
+    async fn exchange(
+        &self,
+        request: TokenRequest,
+        patience: Patience,
+    ) -> Result<Answer, TransportError>;
+}

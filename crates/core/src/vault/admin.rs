@@ -1,0 +1,474 @@
+//! What people do to a vault: import, authorize, link, change and delete connections; set clients.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Map, Value};
+
+use super::{Vault, pilot::Whose};
+use crate::{
+    connector::{Connector, GrantType},
+    id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
+    oauth::TokenSet,
+    refresh::{ledger::FreshGrant, schedule},
+    seal::Purpose,
+    secret::Secret,
+    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, OAuthClient, StoreError},
+    time::StoreTime,
+};
+
+/// Tokens that exist already, to be kept from now on.
+#[derive(Clone, Debug, Default)]
+pub struct Import {
+    /// The access token.
+    pub access_token: Option<Secret>,
+    /// The refresh token.
+    pub refresh_token: Option<Secret>,
+    /// When the access token was issued, in milliseconds since 1970.
+    pub issued_at_ms: Option<i64>,
+    /// Its lifetime from then.
+    pub expires_in: Option<Duration>,
+    /// Granted scopes, if known.
+    pub scope: Vec<String>,
+    /// Provider metadata, such as `instance_url`.
+    pub token_metadata: BTreeMap<String, String>,
+    /// Changes to the connection's settings.
+    pub settings: Option<Map<String, Value>>,
+    /// Changes to the connection's metadata.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// Why an administrative act was refused. Nothing was changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// No file describes it.
+    #[error("there is no connector `{0}`; `tokenward connectors list` shows those that exist")]
+    UnknownConnector(ConnectorId),
+    /// The connector does not serve it.
+    #[error(
+        "connector `{connector}` does not belong to unified API `{unified_api}`, but to: {known}"
+    )]
+    WrongUnifiedApi {
+        /// The connector.
+        connector: ConnectorId,
+        /// What was asked for.
+        unified_api: String,
+        /// What there is.
+        known: String,
+    },
+    /// Nothing to import.
+    #[error("neither an access token nor a refresh token was given")]
+    NoTokens,
+    /// A token that no header can carry.
+    #[error("the {0} token holds control or non-ASCII characters, which no HTTP header may carry")]
+    BadToken(&'static str),
+    /// There is no such connection.
+    #[error("there is no connection {0}")]
+    UnknownConnection(String),
+    /// Linking needs one provider.
+    #[error(
+        "connections {0} and {1} are of different applications or connectors and cannot share a grant"
+    )]
+    DifferentProviders(String, String),
+    /// Somebody else is changing it.
+    #[error("the connection is being changed by others; try again")]
+    Conflict,
+    /// The connector has no such grant.
+    #[error("connector `{0}` does not take client credentials")]
+    NoClientCredentials(ConnectorId),
+    /// The store is down.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Vault {
+    /// Finds the connector of a key, and checks that it serves the key's unified API.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::UnknownConnector`], [`AdminError::WrongUnifiedApi`].
+    pub fn connector_of(&self, key: &ConnectionKey) -> Result<&Connector, AdminError> {
+        let connector = self
+            .catalogue()
+            .find(key.service.as_str())
+            .ok_or_else(|| AdminError::UnknownConnector(key.service.clone()))?;
+        if !connector
+            .unified_apis
+            .iter()
+            .any(|api| **api == *key.unified_api)
+        {
+            return Err(AdminError::WrongUnifiedApi {
+                connector: key.service.clone(),
+                unified_api: key.unified_api.to_string(),
+                known: connector.unified_apis.join(", "),
+            });
+        }
+        Ok(connector)
+    }
+
+    /// Takes over existing tokens. On a connection that has some, this is a re-authorization: a
+    /// refresh that is under way with the old ones is void. Tokens that another connection of
+    /// the application has already are not copied: both connections share that grant.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn import(
+        &self,
+        key: &ConnectionKey,
+        import: Import,
+    ) -> Result<Connection, AdminError> {
+        let connector = self.connector_of(key)?;
+        if import.access_token.is_none() && import.refresh_token.is_none() {
+            return Err(AdminError::NoTokens);
+        }
+        for (name, token) in [
+            ("access", &import.access_token),
+            ("refresh", &import.refresh_token),
+        ] {
+            if token
+                .as_ref()
+                .is_some_and(|token| token.expose().bytes().any(|b| !b.is_ascii_graphic()))
+            {
+                return Err(AdminError::BadToken(name));
+            }
+        }
+        let patch = ConnectionPatch {
+            settings: import.settings.clone(),
+            metadata: import.metadata.clone(),
+            ..ConnectionPatch::default()
+        };
+        let tokens = TokenSet {
+            access_token: import.access_token.clone(),
+            refresh_token: import.refresh_token.clone(),
+            scope: import.scope.clone(),
+            metadata: import.token_metadata.clone(),
+            client_credentials: false,
+        };
+        let keep_alive = connector.idle_lifetime();
+        let life = |now| remaining_life(&import, now);
+        self.authorize(key, &tokens, patch, keep_alive, life).await
+    }
+
+    /// Makes a connection whose tokens come from the client credentials grant (RFC 6749 section
+    /// 4.4). The first token is minted when it is first asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn add_client_credentials(
+        &self,
+        key: &ConnectionKey,
+        patch: ConnectionPatch,
+    ) -> Result<Connection, AdminError> {
+        let connector = self.connector_of(key)?;
+        if !connector
+            .token
+            .grant_types
+            .contains(&GrantType::ClientCredentials)
+        {
+            return Err(AdminError::NoClientCredentials(key.service.clone()));
+        }
+        let tokens = TokenSet {
+            access_token: None,
+            refresh_token: None,
+            scope: Vec::new(),
+            metadata: BTreeMap::new(),
+            client_credentials: true,
+        };
+        self.authorize(key, &tokens, patch, None, |_| (Some(Duration::ZERO), None))
+            .await
+    }
+
+    async fn authorize(
+        &self,
+        key: &ConnectionKey,
+        tokens: &TokenSet,
+        patch: ConnectionPatch,
+        refresh_lifetime: Option<Duration>,
+        life: impl Fn(StoreTime) -> (Option<Duration>, Option<Duration>),
+    ) -> Result<Connection, AdminError> {
+        let inner = &self.inner;
+        let fingerprint = inner.fingerprint(&key.application, &key.service, tokens);
+        for _ in 0..8 {
+            let present = inner
+                .store
+                .connection(key)
+                .await?
+                .and_then(|connection| connection.grant);
+            if let Some(fingerprint) = &fingerprint
+                && let Some(twin) = inner
+                    .store
+                    .grant_by_fingerprint(&key.application, &key.service, fingerprint)
+                    .await?
+                && present.as_ref() != Some(&twin.id)
+            {
+                let patch = ConnectionPatch {
+                    grant: Some(twin.id),
+                    ..patch
+                };
+                let connection = inner.store.save_connection(key, patch).await?;
+                self.heed(Change::Connection(key.clone())).await;
+                return Ok(connection);
+            }
+            let grant = present.unwrap_or_else(|| GrantId::new(uuid::Uuid::now_v7().to_string()));
+            let stamped = inner.store.grant(&grant).await?;
+            let expected = stamped.value.map_or(0, |row| row.version);
+            let (expires_in, lifetime) = life(stamped.at);
+            let purpose = Purpose::TokenSet {
+                grant: &grant,
+                version: expected + 1,
+            };
+            let fresh = FreshGrant {
+                sealed: inner.keyring.seal(purpose, &tokens.to_plain()),
+                expires_in,
+                lifetime,
+                keep_alive: refresh_lifetime
+                    .filter(|_| tokens.refresh_token.is_some())
+                    .map(|rest| schedule::keep_alive(rest, inner.chance.fraction())),
+                fingerprint,
+            };
+            let request = Authorize {
+                connection: key.clone(),
+                grant,
+                expected,
+                fresh,
+                patch: patch.clone(),
+            };
+            if let Authorized::Done(connection, row) = inner.store.authorize(request).await?.value {
+                self.heed(Change::Grant(row.id.clone())).await;
+                self.heed(Change::Connection(key.clone())).await;
+                return Ok(*connection);
+            }
+        }
+        Err(AdminError::Conflict)
+    }
+
+    /// Lets a connection use another one's grant: one login, several organisations.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn link(
+        &self,
+        key: &ConnectionKey,
+        other: &ConnectionKey,
+        patch: ConnectionPatch,
+    ) -> Result<Connection, AdminError> {
+        self.connector_of(key)?;
+        if key.application != other.application || key.service != other.service {
+            return Err(AdminError::DifferentProviders(
+                key.to_string(),
+                other.to_string(),
+            ));
+        }
+        let grant = self
+            .inner
+            .store
+            .connection(other)
+            .await?
+            .and_then(|connection| connection.grant)
+            .ok_or_else(|| AdminError::UnknownConnection(other.to_string()))?;
+        let patch = ConnectionPatch {
+            grant: Some(grant),
+            ..patch
+        };
+        let connection = self.inner.store.save_connection(key, patch).await?;
+        self.heed(Change::Connection(key.clone())).await;
+        Ok(connection)
+    }
+
+    /// Makes or changes a connection without touching its tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn update(
+        &self,
+        key: &ConnectionKey,
+        patch: ConnectionPatch,
+    ) -> Result<Connection, AdminError> {
+        self.connector_of(key)?;
+        let patch = ConnectionPatch {
+            grant: None,
+            ..patch
+        };
+        let connection = self.inner.store.save_connection(key, patch).await?;
+        self.heed(Change::Connection(key.clone())).await;
+        Ok(connection)
+    }
+
+    /// Deletes a connection, and its grant if no other connection uses it. The grant is then
+    /// revoked at the provider, as far as that can be done, before this returns; a refresh that
+    /// is under way is void, and its answer is revoked when it comes.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn delete(&self, key: &ConnectionKey) -> Result<(), AdminError> {
+        let deleted = self
+            .inner
+            .store
+            .delete_connection(key)
+            .await?
+            .ok_or_else(|| AdminError::UnknownConnection(key.to_string()))?;
+        self.heed(Change::Connection(key.clone())).await;
+        let Some(row) = deleted.grant else {
+            return Ok(());
+        };
+        let connector = self.catalogue().find(row.connector.as_str()).cloned();
+        self.inner.grants.pin().remove(&row.id);
+        let purpose = Purpose::TokenSet {
+            grant: &row.id,
+            version: row.version,
+        };
+        let tokens = self
+            .inner
+            .keyring
+            .open(purpose, &row.sealed)
+            .ok()
+            .and_then(|plain| TokenSet::from_plain(&plain));
+        if let (Some(connector), Some(tokens)) = (connector, tokens) {
+            let whose = Whose {
+                grant: &row.id,
+                application: &row.application,
+                connector: &connector,
+                settings: Some(&deleted.connection.settings),
+            };
+            self.inner.revoke_void(whose, &tokens, false).await;
+        }
+        Ok(())
+    }
+
+    /// Makes or replaces an application's OAuth client.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn set_client(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+        client_id: &str,
+        secret: Option<&Secret>,
+        settings: BTreeMap<String, String>,
+        scopes: Vec<String>,
+    ) -> Result<(), AdminError> {
+        if self.catalogue().find(connector.as_str()).is_none() {
+            return Err(AdminError::UnknownConnector(connector.clone()));
+        }
+        let purpose = Purpose::ClientSecret {
+            application: application.as_str(),
+            connector: connector.as_str(),
+        };
+        let client = OAuthClient {
+            application: application.clone(),
+            connector: connector.clone(),
+            client_id: client_id.to_owned(),
+            sealed_secret: secret
+                .map(|secret| self.inner.keyring.seal(purpose, secret.expose().as_bytes())),
+            settings,
+            scopes,
+        };
+        self.inner.store.put_client(client).await?;
+        self.heed(Change::Client(application.clone(), connector.clone()))
+            .await;
+        Ok(())
+    }
+
+    /// Seals everything anew that is not sealed with the active key; safe while others work.
+    /// Returns how many values were sealed anew.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Store`], also for a value that does not open.
+    pub async fn reseal(&self) -> Result<usize, AdminError> {
+        let inner = &self.inner;
+        let mut count = 0;
+        let mut after = None;
+        loop {
+            let page = inner.store.grants_after(after.as_ref(), 256).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id.clone());
+            for row in page
+                .iter()
+                .filter(|row| inner.keyring.is_outdated(&row.sealed))
+            {
+                let purpose = Purpose::TokenSet {
+                    grant: &row.id,
+                    version: row.version,
+                };
+                let plain = inner
+                    .keyring
+                    .open(purpose, &row.sealed)
+                    .map_err(|error| unreadable(&row.id, &error))?;
+                // A version that moved meanwhile is sealed with the active key already.
+                count += usize::from(
+                    inner
+                        .store
+                        .reseal(&row.id, row.version, inner.keyring.seal(purpose, &plain))
+                        .await?,
+                );
+            }
+        }
+        for application in inner.store.applications().await? {
+            for mut client in inner.store.clients(&application.id).await? {
+                if let Some(sealed) = client
+                    .sealed_secret
+                    .as_ref()
+                    .filter(|sealed| inner.keyring.is_outdated(sealed))
+                {
+                    let secret = inner
+                        .open_client_secret(&client, sealed)
+                        .map_err(|error| unreadable(&client.connector, &error))?;
+                    let purpose = Purpose::ClientSecret {
+                        application: client.application.as_str(),
+                        connector: client.connector.as_str(),
+                    };
+                    client.sealed_secret =
+                        Some(inner.keyring.seal(purpose, secret.expose().as_bytes()));
+                    inner.store.put_client(client).await?;
+                    count += 1;
+                }
+            }
+        }
+        // The pepper comes last: it is what an opening vault checks its key against.
+        let purpose = Purpose::Vault { name: "pepper" };
+        inner
+            .store
+            .put_value("pepper", inner.keyring.seal(purpose, &inner.pepper))
+            .await?;
+        Ok(count)
+    }
+
+    /// Applies a change that this process has made itself, without waiting to hear of it.
+    async fn heed(&self, change: Change) {
+        if let Err(error) = self.apply(&[change]).await {
+            tracing::warn!(%error, "a copy in memory could not be brought up to date; all are dropped");
+            self.forget_all();
+        }
+    }
+}
+
+fn unreadable(what: &impl std::fmt::Display, error: &crate::seal::SealError) -> StoreError {
+    StoreError(format!("{what}: {error}"))
+}
+
+/// How much life an imported access token has left, and its whole lifetime.
+///
+/// Without `issued_at` or `expires_in` it counts as expired (Apideck: "queued for refresh"),
+/// unless there is no refresh token: then it is used until the API rejects it.
+fn remaining_life(import: &Import, now: StoreTime) -> (Option<Duration>, Option<Duration>) {
+    if import.access_token.is_none() {
+        return (Some(Duration::ZERO), import.expires_in);
+    }
+    match (import.issued_at_ms, import.expires_in) {
+        (Some(issued), Some(lifetime)) => {
+            // A clock that is ahead of ours must not make the token live longer than it does.
+            let issued = StoreTime(issued).min(now);
+            (Some(now.until(issued + lifetime)), Some(lifetime))
+        }
+        (_, lifetime) if import.refresh_token.is_some() => (Some(Duration::ZERO), lifetime),
+        _ => (None, None),
+    }
+}

@@ -1,0 +1,337 @@
+//! A grant in memory: its newest snapshot, and the flight that is under way.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use http::HeaderValue;
+use tokio::sync::{Notify, watch};
+
+use super::{Inner, lock, pilot};
+use crate::{
+    connector::Connector,
+    error::TokenError,
+    id::{ApplicationId, GrantId},
+    oauth::TokenSet,
+    refresh::{
+        ledger::{GrantRow, Need},
+        schedule,
+    },
+    seal::Purpose,
+    secret::Secret,
+    time::{Moment, StoreTime},
+};
+
+/// An access token, ready to be sent.
+pub struct Token {
+    access_token: Secret,
+    authorization: HeaderValue,
+    version: u64,
+    metadata: BTreeMap<String, String>,
+    scope: Vec<String>,
+    expires_at: Option<StoreTime>,
+}
+
+impl Token {
+    /// The token's text.
+    pub fn secret(&self) -> &Secret {
+        &self.access_token
+    }
+
+    /// The value of the `Authorization` header, marked sensitive.
+    pub fn authorization(&self) -> &HeaderValue {
+        &self.authorization
+    }
+
+    /// The grant's version that it belongs to.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What the provider sent with it, such as `instance_url`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Granted scopes; empty where the provider does not say.
+    pub fn scope(&self) -> &[String] {
+        &self.scope
+    }
+
+    /// When it expires, on the store's clock.
+    pub fn expires_at(&self) -> Option<StoreTime> {
+        self.expires_at
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of a grant's newest version.
+pub(super) struct Snapshot {
+    pub(super) version: u64,
+    pub(super) token: Option<Arc<Token>>,
+    pub(super) refreshable: bool,
+    /// The margin for this token's lifetime.
+    pub(super) margin: Duration,
+    pub(super) expires: Option<Moment>,
+    /// When a refresh committed it; `None` for an imported one.
+    pub(super) refreshed: Option<Moment>,
+}
+
+impl Snapshot {
+    /// The token, if it is good for more than the margin.
+    pub(super) fn fresh(&self, now: Moment) -> Option<&Arc<Token>> {
+        let token = self.token.as_ref()?;
+        let fresh = match self.expires {
+            None => true,
+            // What cannot be refreshed is used to its end.
+            Some(expires) if !self.refreshable => now < expires,
+            Some(expires) => now + self.margin < expires,
+        };
+        fresh.then_some(token)
+    }
+
+    /// The token, if it lives at all.
+    pub(super) fn alive(&self, now: Moment) -> Option<Arc<Token>> {
+        self.token
+            .clone()
+            .filter(|_| self.expires.is_none_or(|expires| now < expires))
+    }
+}
+
+/// One grant in memory.
+pub(super) struct GrantEntry {
+    pub(super) id: GrantId,
+    pub(super) application: ApplicationId,
+    pub(super) connector: Arc<Connector>,
+    snapshot: ArcSwap<Snapshot>,
+    /// The flight under way. Held for a few instructions only.
+    slot: Mutex<Option<Waiter>>,
+    /// Whether a caller has asked since the last refresh. Written only when it changes, so that
+    /// callers on many cores do not fight over its cache line.
+    used: AtomicBool,
+    /// Woken when another process may have changed the grant.
+    pub(super) changed: Notify,
+}
+
+/// How a flight ended, for those who waited.
+#[derive(Clone, Debug)]
+pub(super) enum Landing {
+    /// The snapshot is newer than what the flight set out from.
+    Newer,
+    /// It is not.
+    Failed {
+        error: TokenError,
+        retry_at: Option<Moment>,
+    },
+}
+
+/// A place in the queue of a flight.
+#[derive(Clone)]
+pub(super) struct Waiter(watch::Receiver<Option<Landing>>);
+
+impl Waiter {
+    pub(super) async fn landed(mut self) -> Landing {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(landing) => landing.clone().expect("waited for"),
+            Err(_) => Landing::Failed {
+                error: TokenError::Store("the refresh task ended unexpectedly".to_owned()),
+                retry_at: None,
+            },
+        }
+    }
+}
+
+/// What joining found.
+pub(super) enum Joined {
+    Newer(Arc<Token>),
+    Flight(Waiter),
+}
+
+impl GrantEntry {
+    pub(super) fn new(row: &GrantRow, connector: Arc<Connector>, snapshot: Snapshot) -> Self {
+        Self {
+            id: row.id.clone(),
+            application: row.application.clone(),
+            connector,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            slot: Mutex::default(),
+            used: AtomicBool::new(false),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    pub(super) fn note_use(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a caller has asked since this was last called.
+    pub(super) fn take_use(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Takes a newer snapshot; an older one changes nothing.
+    fn adopt(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.rcu(|present| {
+            if present.version < snapshot.version {
+                snapshot.clone()
+            } else {
+                present.clone()
+            }
+        });
+    }
+
+    /// Ends the flight: the next who asks starts a new one.
+    pub(super) fn clear_slot(&self) {
+        lock(&self.slot).take();
+    }
+}
+
+impl Inner {
+    /// Reads a row's tokens into a snapshot. `asked` is our time before the row was asked for,
+    /// so that an expiry is never taken for later than it is.
+    pub(super) fn read(
+        &self,
+        row: &GrantRow,
+        connector: &Connector,
+        at: StoreTime,
+        asked: Moment,
+    ) -> Result<Snapshot, TokenError> {
+        let purpose = Purpose::TokenSet {
+            grant: &row.id,
+            version: row.version,
+        };
+        let plain = self.keyring.open(purpose, &row.sealed)?;
+        let tokens = TokenSet::from_plain(&plain).ok_or(crate::seal::SealError::Malformed)?;
+        let ours = |time: StoreTime| {
+            if time >= at {
+                asked + at.until(time)
+            } else {
+                asked - time.until(at)
+            }
+        };
+        let refreshable = tokens.refreshable();
+        let token = match tokens.access_token {
+            Some(access_token) => {
+                let text = connector
+                    .api
+                    .authorization
+                    .replace("{token}", access_token.expose());
+                // A token that no header can carry can never be used.
+                let mut authorization =
+                    HeaderValue::try_from(text).map_err(|_| crate::seal::SealError::Malformed)?;
+                authorization.set_sensitive(true);
+                Some(Arc::new(Token {
+                    access_token,
+                    authorization,
+                    version: row.version,
+                    metadata: tokens.metadata,
+                    scope: tokens.scope,
+                    expires_at: row.expires_at,
+                }))
+            }
+            None => None,
+        };
+        Ok(Snapshot {
+            version: row.version,
+            token,
+            refreshable,
+            margin: schedule::margin(self.config.margin, row.lifetime),
+            expires: row.expires_at.map(ours),
+            refreshed: row.refreshed_at.map(ours),
+        })
+    }
+
+    /// Brings an entry up to a row that was read from the store.
+    pub(super) fn adopt(
+        &self,
+        entry: &Arc<GrantEntry>,
+        row: &GrantRow,
+        at: StoreTime,
+        asked: Moment,
+    ) -> Result<(), TokenError> {
+        if row.version <= entry.snapshot().version {
+            return Ok(());
+        }
+        let snapshot = self.read(row, &entry.connector, at, asked)?;
+        self.plan_ahead(entry, &snapshot);
+        entry.adopt(snapshot);
+        entry.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Reads an entry's row anew.
+    pub(super) async fn reload(&self, entry: &Arc<GrantEntry>) -> Result<(), TokenError> {
+        let asked = self.clock.now();
+        let stamped = self
+            .store
+            .grant(&entry.id)
+            .await
+            .map_err(|error| TokenError::Store(error.0))?;
+        match stamped.value {
+            Some(row) => self.adopt(entry, &row, stamped.at, asked),
+            None => Ok(()),
+        }
+    }
+
+    /// Joins the flight of a grant, or starts it, unless a newer version is there by now that is
+    /// fresh (or `even_stale`).
+    pub(super) fn join(
+        self: &Arc<Self>,
+        entry: &Arc<GrantEntry>,
+        need: Need,
+        seen: u64,
+        even_stale: bool,
+    ) -> Result<Joined, TokenError> {
+        let mut slot = lock(&entry.slot);
+        // A flight that lands publishes its snapshot before it leaves the slot: under the lock,
+        // either the snapshot is newer or the flight is still to be joined.
+        let snapshot = entry.snapshot();
+        if snapshot.version > seen
+            && let Some(token) = &snapshot.token
+            && (even_stale || snapshot.fresh(self.clock.now()).is_some())
+        {
+            return Ok(Joined::Newer(token.clone()));
+        }
+        if !snapshot.refreshable {
+            return Err(TokenError::NoRefreshToken);
+        }
+        if let Some(waiter) = &*slot {
+            return Ok(Joined::Flight(waiter.clone()));
+        }
+        if self.tracker.is_closed() {
+            return Err(TokenError::ShuttingDown);
+        }
+        let (sender, receiver) = watch::channel(None);
+        let waiter = Waiter(receiver);
+        *slot = Some(waiter.clone());
+        self.tracker.spawn(pilot::fly(
+            self.clone(),
+            entry.clone(),
+            need,
+            snapshot.version.max(seen),
+            sender,
+        ));
+        Ok(Joined::Flight(waiter))
+    }
+}

@@ -1,0 +1,185 @@
+//! From a connection's name to all that a request needs to know of it, cached.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde_json::{Map, Value};
+
+use super::{Inner, Vault, entry::GrantEntry};
+use crate::{
+    connector::{Connector, Context},
+    error::TokenError,
+    id::{ConnectionKey, GrantId},
+    store::{Change, StoreError},
+};
+
+/// A connection with its connector and grant, as of the last change to either.
+pub struct Resolved {
+    /// Which connection.
+    pub key: ConnectionKey,
+    /// Its connector.
+    pub connector: Arc<Connector>,
+    pub(super) grant: Arc<GrantEntry>,
+    /// Its settings as text, with the connector's defaults.
+    settings: BTreeMap<String, String>,
+    /// The operator's values, with the OAuth client.
+    client_settings: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolved")
+            .field("key", &self.key)
+            .field("grant", &self.grant.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Resolved {
+    /// The grant's id.
+    pub fn grant_id(&self) -> &GrantId {
+        &self.grant.id
+    }
+
+    /// The connection's settings as text, with the connector's defaults.
+    pub fn settings(&self) -> &BTreeMap<String, String> {
+        &self.settings
+    }
+
+    /// Values for the connector's templates. `token` is the provider's metadata.
+    pub fn context<'a>(&'a self, token: Option<&'a BTreeMap<String, String>>) -> Context<'a> {
+        Context {
+            client: Some(&self.client_settings),
+            settings: Some(&self.settings),
+            token,
+        }
+    }
+}
+
+/// A connection's settings as text, with the connector's defaults.
+pub(super) fn settings_as_text(
+    connector: &Connector,
+    settings: &Map<String, Value>,
+) -> BTreeMap<String, String> {
+    let defaults = connector
+        .settings
+        .iter()
+        .filter_map(|(name, setting)| Some((name.clone(), setting.default.clone()?)));
+    let own = settings.iter().filter_map(|(name, value)| match value {
+        Value::String(text) if !text.is_empty() => Some((name.clone(), text.clone())),
+        Value::Number(_) | Value::Bool(_) => Some((name.clone(), value.to_string())),
+        _ => None,
+    });
+    defaults.chain(own).collect()
+}
+
+impl From<StoreError> for TokenError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.0)
+    }
+}
+
+impl Vault {
+    /// Finds a connection, from memory if it was found before.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`] when it does not exist, is disabled or not authorized, its connector is
+    /// not known, or the store is down.
+    pub async fn resolve(&self, key: &ConnectionKey) -> Result<Arc<Resolved>, TokenError> {
+        if let Some(resolved) = self.inner.connections.pin().get(key) {
+            return Ok(resolved.clone());
+        }
+        let resolved = Arc::new(self.inner.look_up(key).await?);
+        self.inner
+            .connections
+            .pin()
+            .insert(key.clone(), resolved.clone());
+        Ok(resolved)
+    }
+
+    /// Takes note of changes: copies in memory are brought up to date or forgotten.
+    pub(super) async fn apply(&self, changes: &[Change]) -> Result<(), TokenError> {
+        for change in changes {
+            match change {
+                Change::Grant(id) => {
+                    let entry = self.inner.grants.pin().get(id).cloned();
+                    if let Some(entry) = entry {
+                        self.inner.reload(&entry).await?;
+                        entry.changed.notify_waiters();
+                    }
+                }
+                Change::Connection(key) => {
+                    self.inner.connections.pin().remove(key);
+                }
+                Change::Client(application, connector) => {
+                    self.inner.connections.pin().retain(|key, _| {
+                        key.application != *application || key.service != *connector
+                    });
+                }
+                Change::Application(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets every copy.
+    pub(super) fn forget_all(&self) {
+        self.inner.connections.pin().clear();
+        self.inner.grants.pin().clear();
+    }
+}
+
+impl Inner {
+    async fn look_up(&self, key: &ConnectionKey) -> Result<Resolved, TokenError> {
+        let connection = self
+            .store
+            .connection(key)
+            .await?
+            .ok_or_else(|| TokenError::UnknownConnection(key.to_string()))?;
+        if !connection.enabled {
+            return Err(TokenError::Disabled(key.to_string()));
+        }
+        let connector = self
+            .catalogue
+            .find(key.service.as_str())
+            .ok_or_else(|| TokenError::UnknownConnector(key.service.to_string()))?
+            .clone();
+        let grant = connection
+            .grant
+            .ok_or_else(|| TokenError::NotAuthorized(key.to_string()))?;
+        let client = self.store.client(&key.application, &key.service).await?;
+        Ok(Resolved {
+            key: key.clone(),
+            grant: self
+                .grant_entry(&grant, &connector)
+                .await?
+                .ok_or_else(|| TokenError::NotAuthorized(key.to_string()))?,
+            settings: settings_as_text(&connector, &connection.settings),
+            client_settings: client.map(|client| client.settings).unwrap_or_default(),
+            connector,
+        })
+    }
+
+    /// The entry of a grant; `None` if there is no such grant.
+    pub(super) async fn grant_entry(
+        &self,
+        id: &GrantId,
+        connector: &Arc<Connector>,
+    ) -> Result<Option<Arc<GrantEntry>>, TokenError> {
+        if let Some(entry) = self.grants.pin().get(id) {
+            return Ok(Some(entry.clone()));
+        }
+        let asked = self.clock.now();
+        let stamped = self.store.grant(id).await?;
+        let Some(row) = stamped.value else {
+            return Ok(None);
+        };
+        let snapshot = self.read(&row, connector, stamped.at, asked)?;
+        let entry = Arc::new(GrantEntry::new(&row, connector.clone(), snapshot));
+        // Two who read at once: the first one's entry stands, brought up to the newer row.
+        let entry = self.grants.pin().get_or_insert(id.clone(), entry).clone();
+        self.adopt(&entry, &row, stamped.at, asked)?;
+        self.plan_ahead(&entry, &entry.snapshot());
+        Ok(Some(entry))
+    }
+}

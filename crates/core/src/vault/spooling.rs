@@ -1,0 +1,211 @@
+//! What waits in the spool, written and adopted (DESIGN 3.6).
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{
+    Inner, Vault, lock,
+    pilot::{Granted, Whose},
+};
+use crate::{
+    id::{ApplicationId, ConnectorId, GrantId},
+    oauth::TokenSet,
+    observe::Signal,
+    refresh::ledger::{CommitReply, CommitRequest, GrantRow},
+    seal::{Purpose, SealError},
+    spool::Spooled,
+    time::StoreTime,
+};
+
+/// The file: what is needed to open it stands outside the seal.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    grant: GrantId,
+    sealed: String,
+}
+
+/// Inside the seal.
+#[derive(Serialize, Deserialize)]
+struct Letter {
+    base: u64,
+    epoch: u64,
+    sent_at: StoreTime,
+    lifetime_ms: Option<u64>,
+    keep_alive_ms: Option<u64>,
+    fingerprint: Option<[u8; 32]>,
+    tokens: String,
+    /// Where to revoke it, should the grant be gone by then.
+    application: ApplicationId,
+    connector: ConnectorId,
+}
+
+fn millis(duration: Option<Duration>) -> Option<u64> {
+    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+enum Unreadable {
+    /// The key is not here now, but may come.
+    NoKey(SealError),
+    /// Nothing will ever open it.
+    Corrupt,
+}
+
+impl Inner {
+    pub(super) fn spool_bytes(
+        &self,
+        row: &GrantRow,
+        request: &CommitRequest,
+        granted: &Granted,
+    ) -> Vec<u8> {
+        let letter = Letter {
+            base: request.base,
+            epoch: request.epoch,
+            sent_at: request.sent_at,
+            lifetime_ms: millis(request.lifetime),
+            keep_alive_ms: millis(request.keep_alive),
+            fingerprint: request.fingerprint,
+            tokens: STANDARD.encode(granted.tokens.to_plain()),
+            application: row.application.clone(),
+            connector: row.connector.clone(),
+        };
+        let plain = Zeroizing::new(serde_json::to_vec(&letter).expect("plain data serializes"));
+        let sealed = self.keyring.seal(
+            Purpose::Spool {
+                grant: &request.grant,
+            },
+            &plain,
+        );
+        let envelope = Envelope {
+            grant: request.grant.clone(),
+            sealed: STANDARD.encode(sealed),
+        };
+        serde_json::to_vec(&envelope).expect("plain data serializes")
+    }
+
+    fn read_spooled(&self, bytes: &[u8]) -> Result<(GrantId, Letter, TokenSet), Unreadable> {
+        let envelope: Envelope = serde_json::from_slice(bytes).map_err(|_| Unreadable::Corrupt)?;
+        let sealed = STANDARD
+            .decode(&envelope.sealed)
+            .map_err(|_| Unreadable::Corrupt)?;
+        let plain = self
+            .keyring
+            .open(
+                Purpose::Spool {
+                    grant: &envelope.grant,
+                },
+                &sealed,
+            )
+            .map_err(|error| match error {
+                SealError::UnknownKey(_) => Unreadable::NoKey(error),
+                SealError::Malformed | SealError::Altered => Unreadable::Corrupt,
+            })?;
+        let letter: Letter = serde_json::from_slice(&plain).map_err(|_| Unreadable::Corrupt)?;
+        let tokens = Zeroizing::new(
+            STANDARD
+                .decode(&letter.tokens)
+                .map_err(|_| Unreadable::Corrupt)?,
+        );
+        let tokens = TokenSet::from_plain(&tokens).ok_or(Unreadable::Corrupt)?;
+        Ok((envelope.grant, letter, tokens))
+    }
+
+    pub(super) async fn note_spool_depth(&self) {
+        if let Ok(entries) = self.spool.entries().await {
+            self.observer.observe(&Signal::SpoolDepth(entries.len()));
+        }
+    }
+}
+
+impl Vault {
+    /// Commits every answer that waits in the spool, oldest first. Called at the start and by the
+    /// upkeep; safe to call from several processes at once. Returns how many are left.
+    pub async fn adopt_spool(&self) -> usize {
+        let inner = &self.inner;
+        let entries = match inner.spool.entries().await {
+            Ok(entries) => entries,
+            Err(why) => {
+                tracing::error!(%why, "the spool cannot be read; what waits in it is kept");
+                return 0;
+            }
+        };
+        let mut left = 0;
+        for entry in entries {
+            let ours = lock(&inner.spooling).contains(&entry.name);
+            if ours || !self.adopt_one(&entry).await {
+                left += 1;
+            }
+        }
+        inner.observer.observe(&Signal::SpoolDepth(left));
+        left
+    }
+
+    /// Whether the entry is done with.
+    async fn adopt_one(&self, entry: &Spooled) -> bool {
+        let inner = &self.inner;
+        let name = &entry.name;
+        let (grant, letter, tokens) = match inner.read_spooled(&entry.bytes) {
+            Ok(read) => read,
+            Err(Unreadable::NoKey(error)) => {
+                tracing::error!(entry = %name, %error, "a spooled token is sealed with another key; give that key too");
+                return false;
+            }
+            Err(Unreadable::Corrupt) => {
+                tracing::error!(entry = %name, "a spool entry is corrupt; it is put aside, not deleted");
+                if let Err(why) = inner.spool.set_aside(name).await {
+                    tracing::error!(%why, "it could not even be put aside");
+                }
+                return true;
+            }
+        };
+        let purpose = Purpose::TokenSet {
+            grant: &grant,
+            version: letter.base + 1,
+        };
+        let request = CommitRequest {
+            grant: grant.clone(),
+            base: letter.base,
+            epoch: letter.epoch,
+            sent_at: letter.sent_at,
+            sealed: inner.keyring.seal(purpose, &tokens.to_plain()),
+            lifetime: letter.lifetime_ms.map(Duration::from_millis),
+            keep_alive: letter.keep_alive_ms.map(Duration::from_millis),
+            fingerprint: letter.fingerprint,
+        };
+        let void = match inner.store.commit(request).await {
+            Err(error) => {
+                tracing::warn!(%grant, %error, "the store does not take a spooled token yet");
+                return false;
+            }
+            Ok(stamped) => match stamped.value {
+                CommitReply::Committed { row, .. } => {
+                    tracing::info!(%grant, version = row.version, "adopted a token from the spool");
+                    None
+                }
+                CommitReply::Superseded(_) => {
+                    tracing::info!(%grant, "a spooled token was superseded");
+                    None
+                }
+                CommitReply::Reauthorized(_) => Some(true),
+                CommitReply::Missing => Some(false),
+            },
+        };
+        if let (Some(reauthorized), Some(connector)) =
+            (void, inner.catalogue.find(letter.connector.as_str()))
+        {
+            let whose = Whose {
+                grant: &grant,
+                application: &letter.application,
+                connector,
+                settings: None,
+            };
+            inner.revoke_void(whose, &tokens, reauthorized).await;
+        }
+        if let Err(why) = inner.spool.remove(name).await {
+            tracing::warn!(%why, "an adopted spool entry is left behind; adopting it again is harmless");
+        }
+        true
+    }
+}

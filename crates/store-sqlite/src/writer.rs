@@ -1,0 +1,67 @@
+//! The one thread that writes.
+
+use std::{io, sync::mpsc, thread};
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokenward::store::StoreError;
+
+use crate::{
+    changes,
+    job::{Fault, Job},
+};
+
+/// At most so many verbs share one transaction.
+const GROUP: usize = 64;
+/// Old changes are pruned once in so many groups.
+const GROUPS_BETWEEN_PRUNES: u64 = 64;
+
+/// Starts the thread. It ends when the last sender is gone and the queue is empty.
+pub(crate) fn start(connection: Connection) -> io::Result<mpsc::Sender<Box<dyn Job>>> {
+    let (queue, jobs) = mpsc::channel();
+    thread::Builder::new().name("vault-writer".to_owned()).spawn(move || write(connection, &jobs))?;
+    Ok(queue)
+}
+
+fn write(mut connection: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
+    let mut groups = 0_u64;
+    while let Ok(first) = jobs.recv() {
+        let mut group = vec![first];
+        group.extend(jobs.try_iter().take(GROUP - 1));
+        let prune = groups.is_multiple_of(GROUPS_BETWEEN_PRUNES);
+        groups += 1;
+
+        let undone = commit(&mut connection, &mut group, prune).err().map(StoreError::from);
+        if let Some(error) = &undone {
+            tracing::error!(%error, verbs = group.len(), "a group of writes was not committed");
+        }
+        // Only now: whoever has an answer may rely on it after a power failure.
+        for job in group {
+            job.answer(undone.as_ref());
+        }
+    }
+}
+
+/// Runs a group in one transaction. A job that fails takes back its own writes only; an error
+/// here means that none of them took effect.
+fn commit(connection: &mut Connection, group: &mut [Box<dyn Job>], prune: bool) -> Result<(), Fault> {
+    // IMMEDIATE: a transaction that begins as a reader cannot wait for its turn to write.
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if prune {
+        changes::prune(&transaction)?;
+    }
+    for job in group {
+        let savepoint = transaction.savepoint()?;
+        let done = job.run(&savepoint);
+        // A full disk or an I/O error ends the whole transaction, whatever SQLite was doing.
+        if savepoint.is_autocommit() {
+            return Err(Fault::Refused("the transaction was rolled back: disk full, or an I/O error".to_owned()));
+        }
+        if done {
+            savepoint.commit()?;
+        } else {
+            savepoint.finish()?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}

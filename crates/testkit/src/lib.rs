@@ -1,0 +1,3 @@
+//! What the tests, the demo and the crash harness of Tokenward share. It never ships.
+
+pub mod sandbox;
