@@ -1,0 +1,33 @@
+//! The `tokenward` server and command line.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`gateway`] | `/proxy`, the hot path |
+//! | [`api`] | the vault API in Apideck's wire format |
+//! | [`egress`] | the way out: address rules, the gateway's client, the way to token endpoints |
+//! | [`observe`] | metrics and logs |
+//! | [`listen`], [`serve`] | the accept loop; a server's life from start to drain |
+//! | [`open`] | a vault from command-line options |
+//! | [`cli`] | the commands |
+//! | [`demo`] | the race, before and after |
+
+pub mod api;
+pub mod cli;
+pub mod demo;
+pub mod egress;
+pub mod gateway;
+pub mod import;
+pub mod listen;
+pub mod observe;
+pub mod open;
+pub mod serve;
+
+use tokenward::time::StoreTime;
+
+/// The calendar, for what is shown to people and for remaining times in errors. No decision
+/// about tokens hangs on it.
+#[expect(clippy::disallowed_methods, reason = "shown to people only")]
+pub(crate) fn wall_clock() -> StoreTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    StoreTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -56,7 +56,14 @@ where
     F: FnOnce(&Connection) -> Outcome<T> + Send + 'static,
 {
     let (caller, answer) = oneshot::channel();
-    (Box::new(Verb { verb: Some(verb), outcome: None, caller }), answer)
+    (
+        Box::new(Verb {
+            verb: Some(verb),
+            outcome: None,
+            caller,
+        }),
+        answer,
+    )
 }
 
 impl<T, F> Job for Verb<F, T>
@@ -65,10 +72,14 @@ where
     F: FnOnce(&Connection) -> Outcome<T> + Send,
 {
     fn run(&mut self, connection: &Connection) -> bool {
-        let Some(verb) = self.verb.take() else { return true };
+        let Some(verb) = self.verb.take() else {
+            return true;
+        };
         // A panic must not take the thread away from everybody else.
-        let outcome = catch_unwind(AssertUnwindSafe(|| verb(connection).map_err(StoreError::from)))
-            .unwrap_or_else(|_| Err(StoreError("a verb of the store panicked".to_owned())));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            verb(connection).map_err(StoreError::from)
+        }))
+        .unwrap_or_else(|_| Err(StoreError("a verb of the store panicked".to_owned())));
         let done = outcome.is_ok();
         self.outcome = Some(outcome);
         done

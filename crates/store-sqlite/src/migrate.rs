@@ -32,7 +32,10 @@ pub(crate) fn check(connection: &Connection, path: &Path) -> Result<i64, OpenErr
         }
     }
     match schema.cmp(&SCHEMA) {
-        Ordering::Greater => Err(OpenError::Newer { path: path.to_owned(), schema }),
+        Ordering::Greater => Err(OpenError::Newer {
+            path: path.to_owned(),
+            schema,
+        }),
         Ordering::Equal | Ordering::Less => Ok(schema),
     }
 }
@@ -44,7 +47,9 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
         return Ok(());
     }
     let sqlite = |error| OpenError::from_sqlite(path, error);
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(sqlite)?;
     let present = check(&transaction, path)?;
     for (schema, migration) in (1..).zip(MIGRATIONS) {
         if schema > present {
@@ -52,7 +57,11 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
             transaction.execute_batch(migration).map_err(sqlite)?;
         }
     }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
-    transaction.pragma_update(None, "user_version", SCHEMA).map_err(sqlite)?;
+    transaction
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .map_err(sqlite)?;
+    transaction
+        .pragma_update(None, "user_version", SCHEMA)
+        .map_err(sqlite)?;
     transaction.commit().map_err(sqlite)
 }

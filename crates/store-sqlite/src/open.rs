@@ -58,7 +58,10 @@ pub enum OpenError {
     #[error("{0} is a SQLite database, but not a tokenward vault")]
     NotAVault(PathBuf),
     /// The file was written by a newer version of this program.
-    #[error("{path}: this vault was written by a newer tokenward (schema {schema}); this one knows schemas up to {}", migrate::SCHEMA)]
+    #[error(
+        "{path}: this vault was written by a newer tokenward (schema {schema}); this one knows schemas up to {}",
+        migrate::SCHEMA
+    )]
     Newer {
         /// The vault's file.
         path: PathBuf,
@@ -72,7 +75,9 @@ pub enum OpenError {
     #[error("{0} is locked by another process")]
     Locked(PathBuf),
     /// The file system has no shared memory maps, which WAL needs.
-    #[error("{path} cannot be switched to write-ahead logging (it stays `{mode}`): is it on a network file system?")]
+    #[error(
+        "{path} cannot be switched to write-ahead logging (it stays `{mode}`): is it on a network file system?"
+    )]
     NoWal {
         /// The vault's file.
         path: PathBuf,
@@ -98,7 +103,9 @@ impl OpenError {
         match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::NotADatabase(path),
             // SQLite cannot make the files beside the database.
-            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Self::ReadOnly(path),
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                Self::ReadOnly(path)
+            }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked(path),
             _ => Self::Sqlite { path, source },
         }
@@ -114,6 +121,13 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         create(path)?;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // SQLite falls back to reading, without a word.
+        if connection
+            .is_readonly("main")
+            .map_err(|error| OpenError::from_sqlite(path, error))?
+        {
+            return Err(OpenError::ReadOnly(path.to_owned()));
+        }
         // Before anything is changed: a file that is not ours stays as it is.
         migrate::check(&connection, path)?;
         use_wal(&connection, path)?;
@@ -158,7 +172,9 @@ async fn enqueue<T: Send + 'static>(
 
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteStore").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,7 +185,10 @@ fn create(path: &Path) -> Result<(), OpenError> {
     /// other thread may open the new file before we have closed it.
     static CREATING: Mutex<()> = Mutex::new(());
 
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if !folder.is_dir() {
         return Err(OpenError::FolderMissing(folder.to_owned()));
     }
@@ -185,14 +204,20 @@ fn create(path: &Path) -> Result<(), OpenError> {
             Ok(metadata) if metadata.is_file() => Ok(()),
             _ => Err(OpenError::NotAFile(path.to_owned())),
         },
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Err(OpenError::ReadOnly(path.to_owned())),
-        Err(source) => Err(OpenError::NotWritable { path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Err(OpenError::ReadOnly(path.to_owned()))
+        }
+        Err(source) => Err(OpenError::NotWritable {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     let connect = || {
-        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         // NORMAL would lose the last commits in a power failure: a rotated token among them.
@@ -209,16 +234,27 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
 /// does not wait by itself.
 fn use_wal(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     const PAUSE: Duration = Duration::from_millis(10);
-    let mut tries = BUSY.as_millis() / PAUSE.as_millis();
+    let sqlite = |error| OpenError::from_sqlite(path, error);
+    let mut tries = BUSY.as_millis() / PAUSE.as_millis() / 2;
+    connection.busy_timeout(PAUSE).map_err(sqlite)?;
     loop {
-        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0)) {
-            Ok(mode) if mode == "wal" => return Ok(()),
-            Ok(mode) => return Err(OpenError::NoWal { path: path.to_owned(), mode }),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && tries > 0 => {
+        match connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
+        {
+            Ok(mode) if mode == "wal" => return connection.busy_timeout(BUSY).map_err(sqlite),
+            Ok(mode) => {
+                return Err(OpenError::NoWal {
+                    path: path.to_owned(),
+                    mode,
+                });
+            }
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && tries > 0 =>
+            {
                 tries -= 1;
                 thread::sleep(PAUSE);
             }
-            Err(error) => return Err(OpenError::from_sqlite(path, error)),
+            Err(error) => return Err(sqlite(error)),
         }
     }
 }

@@ -17,7 +17,9 @@ pub(crate) fn start(connections: Vec<Connection>) -> io::Result<mpsc::Sender<Box
     let jobs = Arc::new(Mutex::new(jobs));
     for connection in connections {
         let jobs = jobs.clone();
-        thread::Builder::new().name("vault-reader".to_owned()).spawn(move || read(connection, &jobs))?;
+        thread::Builder::new()
+            .name("vault-reader".to_owned())
+            .spawn(move || read(connection, &jobs))?;
     }
     Ok(queue)
 }
@@ -27,7 +29,9 @@ fn read(mut connection: Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) 
         // One thread waits for the next job, and the others wait for their turn to wait.
         let next = jobs.lock().expect("no panic while locked").recv();
         let Ok(mut job) = next else { return };
-        let failed = snapshot(&mut connection, job.as_mut()).err().map(StoreError::from);
+        let failed = snapshot(&mut connection, job.as_mut())
+            .err()
+            .map(StoreError::from);
         job.answer(failed.as_ref());
     }
 }

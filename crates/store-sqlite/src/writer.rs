@@ -18,7 +18,9 @@ const GROUPS_BETWEEN_PRUNES: u64 = 64;
 /// Starts the thread. It ends when the last sender is gone and the queue is empty.
 pub(crate) fn start(connection: Connection) -> io::Result<mpsc::Sender<Box<dyn Job>>> {
     let (queue, jobs) = mpsc::channel();
-    thread::Builder::new().name("vault-writer".to_owned()).spawn(move || write(connection, &jobs))?;
+    thread::Builder::new()
+        .name("vault-writer".to_owned())
+        .spawn(move || write(connection, &jobs))?;
     Ok(queue)
 }
 
@@ -30,7 +32,9 @@ fn write(mut connection: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
         let prune = groups.is_multiple_of(GROUPS_BETWEEN_PRUNES);
         groups += 1;
 
-        let undone = commit(&mut connection, &mut group, prune).err().map(StoreError::from);
+        let undone = commit(&mut connection, &mut group, prune)
+            .err()
+            .map(StoreError::from);
         if let Some(error) = &undone {
             tracing::error!(%error, verbs = group.len(), "a group of writes was not committed");
         }
@@ -43,7 +47,11 @@ fn write(mut connection: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
 
 /// Runs a group in one transaction. A job that fails takes back its own writes only; an error
 /// here means that none of them took effect.
-fn commit(connection: &mut Connection, group: &mut [Box<dyn Job>], prune: bool) -> Result<(), Fault> {
+fn commit(
+    connection: &mut Connection,
+    group: &mut [Box<dyn Job>],
+    prune: bool,
+) -> Result<(), Fault> {
     // IMMEDIATE: a transaction that begins as a reader cannot wait for its turn to write.
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if prune {
@@ -54,7 +62,9 @@ fn commit(connection: &mut Connection, group: &mut [Box<dyn Job>], prune: bool) 
         let done = job.run(&savepoint);
         // A full disk or an I/O error ends the whole transaction, whatever SQLite was doing.
         if savepoint.is_autocommit() {
-            return Err(Fault::Refused("the transaction was rolled back: disk full, or an I/O error".to_owned()));
+            return Err(Fault::Refused(
+                "the transaction was rolled back: disk full, or an I/O error".to_owned(),
+            ));
         }
         if done {
             savepoint.commit()?;

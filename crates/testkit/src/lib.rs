@@ -1,3 +1,4 @@
 //! What the tests, the demo and the crash harness of Tokenward share. It never ships.
 
+pub mod conformance;
 pub mod sandbox;

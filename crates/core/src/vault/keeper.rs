@@ -137,7 +137,7 @@ impl Vault {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(grant = %row.id, %error, "an idle grant could not be read")
+                    tracing::warn!(grant = %row.id, %error, "an idle grant could not be read");
                 }
             }
         }

@@ -266,7 +266,7 @@ impl<'a> Pilot<'a> {
         };
         let now = clock.now();
         let store_now = self.stamp + self.asked.until(now);
-        let outcome = self.inner.judge(self.entry, prepared, answer, store_now);
+        let outcome = self.inner.judge(self.entry, &prepared, answer, store_now);
         match &outcome {
             Outcome::Granted(_) | Outcome::Refused { .. } => self.gate(Gate::well),
             Outcome::Failed {
@@ -314,7 +314,7 @@ impl<'a> Pilot<'a> {
             .await
         {
             Ok(()) => {
-                tracing::warn!(grant = %row.id, "the store is down; the granted token waits in the spool")
+                tracing::warn!(grant = %row.id, "the store is down; the granted token waits in the spool");
             }
             Err(why) => {
                 tracing::error!(grant = %row.id, %why, "the store is down and the spool cannot be written; the granted token is only in memory");
@@ -489,7 +489,7 @@ impl Inner {
     fn judge(
         &self,
         entry: &GrantEntry,
-        prepared: Prepared,
+        prepared: &Prepared,
         answer: Result<Answer, TransportError>,
         now: StoreTime,
     ) -> Outcome<Arc<Granted>> {
@@ -598,10 +598,10 @@ impl Inner {
         };
         match result {
             Ok(()) => {
-                tracing::info!(%grant, "tokens of a grant that has ended were revoked at the provider")
+                tracing::info!(%grant, "tokens of a grant that has ended were revoked at the provider");
             }
             Err(why) => {
-                tracing::warn!(%grant, %why, "tokens of a grant that has ended could not be revoked")
+                tracing::warn!(%grant, %why, "tokens of a grant that has ended could not be revoked");
             }
         }
     }

@@ -1,0 +1,217 @@
+//! Errors in Apideck's form. 5xx only for real faults: Apideck's SDKs retry those for 15 minutes.
+
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+use tokenward::{TokenError, refresh::ledger::FailureKind, time::StoreTime, vault::AdminError};
+
+use crate::wall_clock;
+
+/// An error on the wire. Its texts hold no secrets.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    type_name: &'static str,
+    message: String,
+    detail: Value,
+    retry_after: Option<u64>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, type_name: &'static str, message: &str, detail: impl Into<Value>) -> Self {
+        Self { status, type_name, message: message.to_owned(), detail: detail.into(), retry_after: None }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Apideck's name for it.
+    pub fn type_name(&self) -> &'static str {
+        self.type_name
+    }
+
+    /// For people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn missing_header(name: &str) -> Self {
+        Self::bad_header(&format!("Missing Header: {name}"))
+    }
+
+    pub(crate) fn bad_header(detail: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "RequestHeadersValidationError", "Invalid Headers", detail)
+    }
+
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "RequestValidationError", "Invalid Params", detail.into())
+    }
+
+    pub(crate) fn unauthorized(detail: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "UnauthorizedError", "Unauthorized Request", detail)
+    }
+
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "EntityNotFoundError", "Connection not found", detail.into())
+    }
+
+    pub(crate) fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "EntityNotFoundError", "Unknown route", "There is nothing at this path")
+    }
+
+    pub(crate) fn no_method() -> Self {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, "RequestValidationError", "Method not allowed", "This path does not take this method")
+    }
+
+    /// A request that was refused before anybody looked at what it says.
+    pub(crate) fn refused(status: StatusCode) -> Self {
+        let detail = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => "The body is larger than 1 MiB",
+            _ => "The request cannot be read",
+        };
+        Self::new(status, "RequestValidationError", "Invalid Params", detail)
+    }
+
+    pub(crate) fn forbidden_host(detail: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "RequestValidationError", "Host not allowed", detail)
+    }
+
+    pub(crate) fn timed_out(detail: &str) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "ProxyTimedOutError", "Request timed out", detail)
+    }
+
+    pub(crate) fn downstream(status: StatusCode, detail: String) -> Self {
+        Self::new(status, "ConnectorExecutionError", "The downstream API failed", detail)
+    }
+
+    /// The token had expired, a new one is there, but the body is gone: whoever sends it again
+    /// (Apideck's SDKs do so by themselves) is served.
+    pub(crate) fn not_replayable(limit: usize) -> Self {
+        let detail = format!(
+            "The downstream API rejected the access token as expired. The token has been refreshed, but the request's body \
+             is larger than the {limit} bytes that are kept for a second try. Send the request again"
+        );
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { retry_after: Some(0), ..Self::new(status, "ConnectorExecutionError", "Send the request again", detail) }
+    }
+
+    pub(crate) fn store(why: &str) -> Self {
+        tracing::error!(%why, "the store is unavailable");
+        let detail = "The vault's store is unavailable; nothing was lost";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { retry_after: Some(1), ..Self::new(status, "ServiceUnavailableError", "Service unavailable", detail) }
+    }
+
+    /// A failed refresh is 401 (never 5xx), with Apideck's detail object.
+    fn refresh_failed(message: String, code: Option<&str>, retry_at: Option<StoreTime>) -> Self {
+        let mut debug = json!({ "message": message });
+        if let Some(code) = code {
+            debug["code"] = code.into();
+        }
+        if let Some(retry_at) = retry_at {
+            debug["retry_after_ms"] = retry_at.0.into();
+            let left = u64::try_from(wall_clock().until(retry_at).as_millis()).unwrap_or(u64::MAX);
+            debug["cooldown_remaining_ms"] = left.into();
+        }
+        let detail = json!({ "type": "refresh_token_connector_error", "message": message, "debug": debug });
+        Self::new(StatusCode::UNAUTHORIZED, "UnauthorizedError", "Unauthorized Request", detail)
+    }
+
+    fn body(&self) -> Value {
+        json!({
+            "status_code": self.status.as_u16(),
+            "error": self.status.canonical_reason().unwrap_or("Error"),
+            "type_name": self.type_name,
+            "message": self.message,
+            "detail": self.detail,
+            "ref": format!("https://developers.apideck.com/errors#{}", self.type_name.to_lowercase()),
+        })
+    }
+
+    /// The response.
+    pub fn into_response(self) -> Response<Bytes> {
+        let body = Bytes::from(self.body().to_string());
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> axum::response::Response {
+        Self::into_response(self).map(axum::body::Body::from)
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        let text = error.to_string();
+        match error {
+            TokenError::UnknownConnection(_) => Self::not_found(text),
+            TokenError::NotAuthorized(_) => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "UnauthorizedError",
+                "Re-authorize the connection: connector credentials error",
+                text,
+            ),
+            TokenError::Disabled(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "InvalidStateError", "Connection is disabled", text)
+            }
+            TokenError::UnknownConnector(_) => {
+                Self::new(StatusCode::NOT_FOUND, "ConnectorNotFoundError", "Unknown Connector", text)
+            }
+            TokenError::NoClient(_) => {
+                Self::new(StatusCode::NOT_FOUND, "OAuthCredentialsNotFoundError", "No OAuth client", text)
+            }
+            TokenError::Dead { .. } | TokenError::NoRefreshToken => {
+                Self { message: "Re-authorize the connection".to_owned(), ..Self::refresh_failed(text, Some("invalid_grant"), None) }
+            }
+            TokenError::AnswerLost { retry_at, .. } => Self::refresh_failed(text, Some("answer_lost"), Some(retry_at)),
+            TokenError::Failed { kind, retry_at, .. } => {
+                let code = match kind {
+                    FailureKind::NotSent => "not_sent",
+                    FailureKind::Throttled => "throttled",
+                    FailureKind::Configuration => "configuration",
+                    FailureKind::Unknown => "no_answer",
+                };
+                Self::refresh_failed(text, Some(code), Some(retry_at))
+            }
+            TokenError::Paused { retry_in_ms } => {
+                let retry_at = wall_clock() + std::time::Duration::from_millis(retry_in_ms);
+                Self::refresh_failed(text, Some("paused"), Some(retry_at))
+            }
+            TokenError::DeadlineExceeded { .. } => Self::timed_out(&text),
+            TokenError::Store(why) => Self::store(&why),
+            TokenError::ShuttingDown => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self { retry_after: Some(1), ..Self::new(status, "ServiceUnavailableError", "Shutting down", text) }
+            }
+            TokenError::Seal(_) => {
+                tracing::error!(%text, "stored tokens cannot be opened");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "The stored tokens cannot be opened", text)
+            }
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "Internal error", text),
+        }
+    }
+}
+
+impl From<AdminError> for ApiError {
+    fn from(error: AdminError) -> Self {
+        let text = error.to_string();
+        match error {
+            AdminError::UnknownConnector(_) => Self::new(StatusCode::NOT_FOUND, "EntityNotFoundError", "Unknown Connector", text),
+            AdminError::UnknownConnection(_) => Self::not_found(text),
+            AdminError::Conflict => Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", text),
+            AdminError::Store(error) => Self::store(&error.0),
+            _ => Self::invalid(text),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The vault API, in Apideck's wire format.
+
+mod auth;
+mod connections;
+mod error;
+mod router;
+mod wire;
+
+pub use auth::{Caller, Keys, new_key};
+pub use error::ApiError;
+pub(crate) use auth::text;
+pub use router::{ApiState, router};

@@ -1,0 +1,135 @@
+//! Apideck's objects, made from the vault's. Times on a connection are epoch milliseconds.
+
+use serde_json::{Map, Value, json};
+use tokenward::{
+    Vault,
+    connector::{Connector, GrantType},
+    refresh::ledger::{GrantRow, Standing},
+    store::{Connection, StoreError},
+};
+
+/// The success envelope.
+pub(super) fn envelope(data: Value) -> Value {
+    json!({ "status_code": 200, "status": "OK", "data": data })
+}
+
+/// Where a connection stands: (state, health), in Apideck's words.
+fn state(connector: &Connector, connection: Option<&Connection>, grant: Option<&GrantRow>) -> (&'static str, &'static str) {
+    let Some(connection) = connection else { return ("available", "needs_auth") };
+    let Some(grant) = grant else { return ("added", "needs_auth") };
+    if let Standing::Dead { .. } = grant.standing {
+        return ("invalid", "needs_auth");
+    }
+    let missing = connector.settings.iter().any(|(name, setting)| {
+        setting.required && setting.default.is_none() && !connection.settings.contains_key(name)
+    });
+    if missing {
+        return ("authorized", "missing_settings");
+    }
+    if grant.trouble.is_some() { ("callable", "pending_refresh") } else { ("callable", "ok") }
+}
+
+/// The state alone, for `validate`.
+pub(super) fn state_name(connector: &Connector, connection: &Connection, grant: Option<&GrantRow>) -> &'static str {
+    state(connector, Some(connection), grant).0
+}
+
+/// What a connection object is made of.
+pub(super) struct Parts<'a> {
+    pub(super) connector: &'a Connector,
+    pub(super) unified_api: &'a str,
+    pub(super) connection: Option<&'a Connection>,
+    pub(super) grant: Option<&'a GrantRow>,
+    /// Whether the application has an OAuth client for the connector.
+    pub(super) configured: bool,
+}
+
+/// A connection object.
+pub(super) fn connection(parts: &Parts<'_>) -> Value {
+    let Parts { connector, unified_api, connection, grant, configured } = *parts;
+    let (state, health) = state(connector, connection, grant);
+    let settings = connection.map(|connection| connection.settings.clone()).unwrap_or_default();
+    let form_fields: Vec<Value> = connector
+        .settings
+        .iter()
+        .map(|(id, setting)| {
+            json!({
+                "id": id, "label": setting.label, "type": "text", "placeholder": setting.default, "description": null,
+                "required": setting.required, "custom_field": false, "allow_custom_values": false, "disabled": false,
+                "hidden": false, "deprecated": false, "sensitive": false, "prefix": null, "suffix": null, "options": [],
+            })
+        })
+        .collect();
+    let grant_type = match connector.token.grant_types.first() {
+        Some(GrantType::ClientCredentials) => "client_credentials",
+        _ => "authorization_code",
+    };
+    let failed_at = grant.and_then(|grant| match &grant.standing {
+        Standing::Dead { at, .. } => Some(at.0),
+        Standing::Live => grant.trouble.as_ref().map(|trouble| trouble.since.0),
+    });
+    let mut object = json!({
+        "id": format!("{unified_api}+{}", connector.id),
+        "service_id": connector.id,
+        "unified_api": unified_api,
+        "name": connector.name,
+        "tag_line": connector.description.as_deref().unwrap_or_default(),
+        "state": state,
+        "health": health,
+        "integration_state": if configured { "configured" } else { "needs_configuration" },
+        "auth_type": "oauth2",
+        "oauth_grant_type": grant_type,
+        "status": "live",
+        "enabled": connection.is_none_or(|connection| connection.enabled),
+        "settings": settings,
+        "metadata": connection.map(|connection| connection.metadata.clone()).unwrap_or_default(),
+        "form_fields": form_fields,
+        "configuration": [],
+        "configurable_resources": [],
+        "resource_schema_support": [],
+        "resource_settings_support": [],
+        "settings_required_for_authorization": [],
+        "validation_support": true,
+        "schema_support": false,
+        "has_guide": false,
+        "subscriptions": [],
+        "custom_mappings": [],
+        "consent_state": "implicit",
+        "consents": [],
+        "credentials_expire_at": 0,
+        "last_refresh_failed_at": failed_at.unwrap_or(0),
+        "last_downstream_error_at": 0,
+        "created_at": connection.map_or(0, |connection| connection.created_at.0),
+        "updated_at": connection.map(|connection| connection.updated_at.0),
+    });
+    if let (Some(website), Some(object)) = (&connector.website, object.as_object_mut()) {
+        object.insert("website".to_owned(), website.as_str().into());
+    }
+    object
+}
+
+/// A connection object, with what the store says of its grant and client.
+pub(super) async fn connection_of(vault: &Vault, stored: &Connection) -> Result<Option<Value>, StoreError> {
+    let Some(connector) = vault.catalogue().find(stored.key.service.as_str()) else { return Ok(None) };
+    let grant = match &stored.grant {
+        Some(grant) => vault.store().grant(grant).await?.value,
+        None => None,
+    };
+    let configured = vault.store().client(&stored.key.application, &stored.key.service).await?.is_some();
+    Ok(Some(connection(&Parts {
+        connector,
+        unified_api: &stored.key.unified_api,
+        connection: Some(stored),
+        grant: grant.as_ref(),
+        configured,
+    })))
+}
+
+/// A JSON object out of an optional field of a body.
+pub(super) fn object(body: &Value, name: &str) -> Result<Option<Map<String, Value>>, String> {
+    match body.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(map)) => Ok(Some(map.clone())),
+        Some(_) => Err(format!("`{name}` must be an object")),
+    }
+}

@@ -1,0 +1,176 @@
+//! `tokenward clients`.
+
+use std::{collections::BTreeMap, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use http::Method;
+use serde_json::json;
+use tokenward::{
+    ConnectorId, Secret,
+    oauth::{ServerMetadata, TokenRequest, metadata_urls, read_metadata},
+    transport::{Patience, Transport as _},
+};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::{AppOption, output::Output};
+use crate::{
+    egress::{HttpTransport, tls_config},
+    open::Opened,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make or replace an OAuth client; the secret comes from a file or standard input
+    Set(Box<Set>),
+    /// List an application's OAuth clients
+    List {
+        #[command(flatten)]
+        app: AppOption,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete an OAuth client
+    Delete {
+        /// The connector's id
+        #[arg(long)]
+        connector: String,
+        #[command(flatten)]
+        app: AppOption,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Set {
+    /// The connector's id, for example xero
+    #[arg(long)]
+    connector: String,
+    /// The client id that the provider gave
+    #[arg(long)]
+    client_id: String,
+    /// A file with the client secret; `-` reads standard input
+    #[arg(long, value_name = "FILE", required_unless_present = "public")]
+    client_secret_file: Option<PathBuf>,
+    /// A public client without a secret
+    #[arg(long, conflicts_with = "client_secret_file")]
+    public: bool,
+    /// A value for the connector's `{client.NAME}` places (may be repeated)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    setting: Vec<(String, String)>,
+    /// A scope beside the connector's own (may be repeated)
+    #[arg(long)]
+    scope: Vec<String>,
+    /// Read the endpoints from this issuer's metadata (RFC 8414, OpenID Connect Discovery)
+    #[arg(long, value_name = "ISSUER")]
+    discover: Option<Url>,
+    #[command(flatten)]
+    app: AppOption,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
+}
+
+pub(super) async fn run(command: &Command, opened: &Opened) -> anyhow::Result<()> {
+    let vault = &opened.vault;
+    match command {
+        Command::Set(set) => {
+            let application = set.app.find(vault).await?;
+            let connector = ConnectorId::from(set.connector.as_str());
+            let secret = set.client_secret_file.as_ref().map(read_secret).transpose()?;
+            let mut settings: BTreeMap<String, String> = BTreeMap::new();
+            if let Some(issuer) = &set.discover {
+                settings.extend(endpoints(discover(opened, issuer).await?));
+            }
+            settings.extend(set.setting.iter().cloned());
+            vault
+                .set_client(&application, &connector, &set.client_id, secret.as_ref(), settings, set.scope.clone())
+                .await?;
+            println!("OAuth client {} set for connector {connector} of application {application}", set.client_id);
+        }
+        Command::List { app, json } => {
+            let clients = vault.store().clients(&app.find(vault).await?).await?;
+            let list = clients.iter().map(|client| {
+                json!({
+                    "connector": client.connector,
+                    "client_id": client.client_id,
+                    "secret": client.sealed_secret.is_some(),
+                    "settings": client.settings,
+                    "scopes": client.scopes,
+                })
+            });
+            let rows: Vec<_> = clients
+                .iter()
+                .map(|client| {
+                    let kind = if client.sealed_secret.is_some() { "confidential" } else { "public" };
+                    vec![client.connector.to_string(), client.client_id.clone(), kind.to_owned(), client.scopes.join(" ")]
+                })
+                .collect();
+            Output::new(*json).table(&list.collect(), &["CONNECTOR", "CLIENT ID", "KIND", "SCOPES"], &rows, "no OAuth clients");
+        }
+        Command::Delete { connector, app } => {
+            let application = app.find(vault).await?;
+            if !vault.store().delete_client(&application, &ConnectorId::from(connector.as_str())).await? {
+                bail!("application {application} has no OAuth client for connector `{connector}`");
+            }
+            println!("OAuth client for {connector} deleted");
+        }
+    }
+    Ok(())
+}
+
+fn read_secret(file: &PathBuf) -> anyhow::Result<Secret> {
+    let mut text = Zeroizing::new(String::new());
+    if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+    } else {
+        std::fs::File::open(file)
+            .and_then(|mut file| file.read_to_string(&mut text))
+            .with_context(|| format!("client secret file {}", file.display()))?;
+    }
+    let secret = text.trim();
+    if secret.is_empty() {
+        bail!("the client secret is empty; a client without a secret is set with --public");
+    }
+    Ok(Secret::new(secret))
+}
+
+async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadata> {
+    let transport = HttpTransport::new(Arc::clone(&opened.rules), tls_config()?, opened.vault.clock().clone());
+    let patience = Patience { connect: Duration::from_secs(10), answer: Duration::from_secs(20), not_after: None };
+    let mut last = String::new();
+    for url in metadata_urls(issuer) {
+        let request = TokenRequest {
+            method: Method::GET,
+            url: url.clone(),
+            headers: http::HeaderMap::new(),
+            body: Zeroizing::default(),
+        };
+        match transport.exchange(request, patience).await {
+            Ok(answer) if answer.status.is_success() => match read_metadata(issuer, &answer.body) {
+                Ok(metadata) => return Ok(metadata),
+                Err(why) => last = format!("{url}: {why}"),
+            },
+            Ok(answer) => last = format!("{url}: HTTP {}", answer.status),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    bail!("the endpoints of {issuer} could not be read: {last}. Give them with --setting token_url=... instead")
+}
+
+fn endpoints(metadata: ServerMetadata) -> impl Iterator<Item = (String, String)> {
+    let ServerMetadata { authorization_endpoint, token_endpoint, revocation_endpoint, introspection_endpoint, .. } = metadata;
+    [
+        ("authorization_url", authorization_endpoint),
+        ("token_url", Some(token_endpoint)),
+        ("revocation_url", revocation_endpoint),
+        ("introspection_url", introspection_endpoint),
+    ]
+    .into_iter()
+    .filter_map(|(name, url)| url.map(|url| (name.to_owned(), url.to_string())))
+}

@@ -1,0 +1,65 @@
+//! The way out: which addresses may be reached, and the two clients that reach them.
+//!
+//! Tokens leave only for hosts on a connector's list ([`tokenward::connector::HostPattern`]), and
+//! those hosts must not resolve to private addresses unless the operator allows it: otherwise a
+//! name that somebody else controls could point a token at this machine's neighbours.
+
+mod address;
+mod connect;
+mod transport;
+
+use std::{sync::Arc, time::Duration};
+
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::ClientConfig;
+use rustls_platform_verifier::ConfigVerifierExt as _;
+
+pub use address::AddressRules;
+pub use connect::{GuardedResolver, RefusedAddress};
+pub use transport::HttpTransport;
+
+/// The gateway's client: pooled, streaming, nothing rewritten.
+pub type GatewayClient<B> = Client<HttpsConnector<HttpConnector<GuardedResolver>>, B>;
+
+/// TLS with the operating system's roots.
+///
+/// # Errors
+///
+/// When the operating system's roots cannot be read.
+pub fn tls_config() -> anyhow::Result<ClientConfig> {
+    // Named, because two providers in one process would make rustls panic at the first handshake.
+    // Setting it twice (tests) fails harmlessly.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    ClientConfig::with_platform_verifier().map_err(|error| {
+        anyhow::anyhow!("the system's TLS certificates cannot be read: {error}. Install the package ca-certificates")
+    })
+}
+
+/// Builds the gateway's client.
+pub fn gateway_client<B>(rules: &Arc<AddressRules>, tls: ClientConfig) -> GatewayClient<B>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
+    let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(rules.clone()));
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(Duration::from_secs(10)));
+    http.set_keepalive(Some(Duration::from_secs(60)));
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .enable_http2()
+        .wrap_connector(http);
+    Client::builder(TokioExecutor::new())
+        // Without the timer, idle connections are never closed.
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(60))
+        .build(https)
+}

@@ -1,0 +1,168 @@
+//! The way to token endpoints.
+//!
+//! One connection for each exchange, made here step by step, so that "nothing was sent" is
+//! certain when it is said: until the handshake is over not one byte of the request has left.
+//! (A pooled connection may die while the request is written, which would be unknown.)
+
+use std::{io, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+use tokenward::{
+    oauth::TokenRequest,
+    time::Clock,
+    transport::{Answer, Patience, Transport, TransportError},
+};
+use url::Url;
+
+use super::{address::AddressRules, connect::resolve};
+
+/// No token reply is larger.
+const LARGEST_ANSWER: usize = 1 << 20;
+
+const USER_AGENT: &str = concat!("tokenward/", env!("CARGO_PKG_VERSION"));
+
+/// Carries token requests over HTTP/1.1.
+#[derive(Debug)]
+pub struct HttpTransport {
+    rules: Arc<AddressRules>,
+    tls: TlsConnectorDebug,
+    clock: Arc<dyn Clock>,
+    connections: TaskTracker,
+}
+
+struct TlsConnectorDebug(TlsConnector);
+
+impl std::fmt::Debug for TlsConnectorDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsConnector")
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl HttpTransport {
+    /// A transport with these rules and roots.
+    pub fn new(rules: Arc<AddressRules>, mut tls: ClientConfig, clock: Arc<dyn Clock>) -> Self {
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = TlsConnectorDebug(TlsConnector::from(Arc::new(tls)));
+        Self { rules, tls, clock, connections: TaskTracker::new() }
+    }
+
+    async fn connect(&self, url: &Url) -> io::Result<Box<dyn Io>> {
+        self.rules.check_literal(url).map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
+        let host = url.host_str().unwrap_or_default();
+        let bare = host.trim_matches(['[', ']']);
+        let port = url.port_or_known_default().unwrap_or(443);
+        let mut last = None;
+        for address in resolve(&self.rules, bare, port).await? {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    if url.scheme() == "http" {
+                        return Ok(Box::new(stream));
+                    }
+                    let name = ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
+                    return Ok(Box::new(self.tls.0.connect(name, stream).await?));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other("no address")))
+    }
+}
+
+#[async_trait]
+impl Transport for HttpTransport {
+    async fn exchange(&self, request: TokenRequest, patience: Patience) -> Result<Answer, TransportError> {
+        let host = request.url.host_str().unwrap_or_default().to_owned();
+        let not_sent = |why: &dyn std::fmt::Display| TransportError::NotSent(format!("{host} cannot be reached: {why}"));
+        let message = build(&request).map_err(|error| not_sent(&error))?;
+
+        let ready = async {
+            let stream = self.connect(&request.url).await?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+        };
+        let (mut sender, connection) = match timeout(patience.connect, ready).await {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(error)) => return Err(not_sent(&error)),
+            Err(_) => return Err(not_sent(&format_args!("no connection within {}", seconds(patience.connect)))),
+        };
+        let driver = self.connections.spawn(async move {
+            // Its errors reach us through the sender.
+            let _ = connection.await;
+        });
+        if let Err(error) = sender.ready().await {
+            driver.abort();
+            return Err(not_sent(&error));
+        }
+        // The last moment: a process that was paused until now may have been taken over.
+        if patience.not_after.is_some_and(|limit| self.clock.now() > limit) {
+            driver.abort();
+            return Err(TransportError::TooLate);
+        }
+        let no_answer = |why: &dyn std::fmt::Display| TransportError::NoAnswer(format!("{host} did not answer: {why}"));
+        let answer = async {
+            let response = sender.send_request(message).await.map_err(|error| no_answer(&root(&error)))?;
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, LARGEST_ANSWER)
+                .collect()
+                .await
+                .map_err(|error| no_answer(&error))?
+                .to_bytes();
+            Ok(Answer { status: parts.status, headers: parts.headers, body })
+        };
+        let result = timeout(patience.answer, answer)
+            .await
+            .unwrap_or_else(|_| Err(no_answer(&format_args!("nothing within {}", seconds(patience.answer)))));
+        driver.abort();
+        result
+    }
+}
+
+fn build(request: &TokenRequest) -> Result<Request<Full<Bytes>>, http::Error> {
+    let url = &request.url;
+    let target = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let authority = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+        None => url.host_str().unwrap_or_default().to_owned(),
+    };
+    let mut message = Request::builder()
+        .method(request.method.clone())
+        .uri(target)
+        .body(Full::new(Bytes::copy_from_slice(&request.body)))?;
+    *message.headers_mut() = request.headers.clone();
+    message.headers_mut().insert(header::HOST, HeaderValue::try_from(authority)?);
+    message.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    message.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Ok(message)
+}
+
+/// hyper's own words and, behind them, the operating system's.
+fn root(error: &hyper::Error) -> String {
+    use std::error::Error as _;
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f32())
+}

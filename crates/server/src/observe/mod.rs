@@ -1,0 +1,6 @@
+//! What the operator sees: metrics and logs. Neither ever holds a token.
+
+pub mod logs;
+pub mod metrics;
+
+pub use metrics::Metrics;

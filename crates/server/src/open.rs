@@ -1,0 +1,184 @@
+//! A vault from command-line options: where it lies, which key opens it, what it may reach.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use ipnet::IpNet;
+use tokenward::{
+    Secret, Vault, VaultConfig,
+    connector::Catalogue,
+    observe::Observer,
+    seal::{Key, Keyring},
+    spool::FolderSpool,
+    time::{Clock, SeededChance, TokioClock},
+    vault::VaultParts,
+};
+use tokenward_store_sqlite::SqliteStore;
+
+use crate::egress::{AddressRules, HttpTransport, tls_config};
+
+/// Options of every command that opens a vault.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Vault options")]
+pub struct VaultOptions {
+    /// Where the vault lies [default: $XDG_DATA_HOME/tokenward or ~/.local/share/tokenward]
+    #[arg(long, global = true, env = "TOKENWARD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// A folder of connector files (*.toml) beside the shipped ones [default: DATA_DIR/connectors]
+    #[arg(long, global = true, env = "TOKENWARD_CONNECTORS", value_name = "DIR")]
+    pub connectors: Option<PathBuf>,
+    /// The file with the vault's key(s); the first seals, all open [default: DATA_DIR/key]
+    #[arg(long, global = true, env = "TOKENWARD_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A private network that tokens may go to, such as 10.1.0.0/16 (may be repeated)
+    #[arg(long, global = true, env = "TOKENWARD_ALLOW_PRIVATE", value_name = "NETWORK", value_delimiter = ',')]
+    pub allow_private: Vec<IpNet>,
+}
+
+/// A vault and what was made to open it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The vault.
+    pub vault: Vault,
+    /// Where it lies.
+    pub data_dir: PathBuf,
+    /// What it may reach.
+    pub rules: Arc<AddressRules>,
+    /// The file of a key that was just made.
+    pub new_key: Option<PathBuf>,
+}
+
+impl VaultOptions {
+    /// The data folder.
+    ///
+    /// # Errors
+    ///
+    /// Without a home folder to put it in.
+    pub fn folder(&self) -> anyhow::Result<PathBuf> {
+        if let Some(folder) = &self.data_dir {
+            return Ok(folder.clone());
+        }
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        match (set("XDG_DATA_HOME"), set("HOME")) {
+            (Some(data), _) => Ok(data.join("tokenward")),
+            (None, Some(home)) => Ok(home.join(".local/share/tokenward")),
+            (None, None) => bail!("there is no HOME to keep the vault in; give --data-dir"),
+        }
+    }
+
+    /// The connectors: the shipped ones and those that were dropped in.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be used, with file, line and key.
+    pub fn catalogue(&self) -> anyhow::Result<Catalogue> {
+        let mut catalogue = Catalogue::shipped();
+        match &self.connectors {
+            Some(folder) => catalogue.add_folder(folder)?,
+            None => {
+                let folder = self.folder().map(|folder| folder.join("connectors"));
+                if let Some(folder) = folder.ok().filter(|folder| folder.is_dir()) {
+                    catalogue.add_folder(&folder)?;
+                }
+            }
+        }
+        Ok(catalogue)
+    }
+
+    /// Opens the vault, made if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// With cause and way out: folder, key, store, connectors.
+    pub async fn open(&self, config: VaultConfig, observer: Arc<dyn Observer>) -> anyhow::Result<Opened> {
+        let catalogue = self.catalogue()?;
+        let data_dir = self.folder()?;
+        make_private_folder(&data_dir)
+            .with_context(|| format!("the data folder {} cannot be made; give another with --data-dir", data_dir.display()))?;
+        let database = data_dir.join("vault.db");
+        let (keyring, new_key) = self.keyring(&data_dir, database.exists())?;
+        let store = SqliteStore::open(&database).with_context(|| format!("the vault {}", database.display()))?;
+        let rules = Arc::new(AddressRules::new(self.allow_private.clone()));
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let transport = HttpTransport::new(rules.clone(), tls_config()?, clock.clone());
+        let vault = Vault::open(VaultParts {
+            store: Arc::new(store),
+            keyring,
+            transport: Arc::new(transport),
+            spool: Arc::new(FolderSpool::new(data_dir.join("spool"))),
+            observer,
+            clock,
+            chance: Arc::new(SeededChance::from_entropy()),
+            catalogue,
+            config,
+        })
+        .await?;
+        // A token that could not be saved by an earlier process comes before any new refresh.
+        vault.adopt_spool().await;
+        Ok(Opened { vault, data_dir, rules, new_key })
+    }
+
+    fn keyring(&self, data_dir: &Path, vault_exists: bool) -> anyhow::Result<(Keyring, Option<PathBuf>)> {
+        if let Some(text) = std::env::var_os("TOKENWARD_KEY").filter(|text| !text.is_empty()) {
+            let text = text.into_string().map_err(|_| anyhow::anyhow!("TOKENWARD_KEY is not text"))?;
+            return Ok((Keyring::parse(&Secret::new(text)).context("TOKENWARD_KEY")?, None));
+        }
+        let (file, given) = match &self.key_file {
+            Some(file) => (file.clone(), true),
+            None => (data_dir.join("key"), false),
+        };
+        if given || vault_exists || file.exists() {
+            return match fs::read_to_string(&file) {
+                Ok(text) => Ok((Keyring::parse(&Secret::new(text)).with_context(|| format!("key file {}", file.display()))?, None)),
+                Err(error) if vault_exists => bail!(
+                    "the key file {} cannot be read: {error}. The vault exists, so a new key would not open it: put the \
+                     key back, or give it with --key-file or TOKENWARD_KEY",
+                    file.display()
+                ),
+                Err(error) => bail!("the key file {} cannot be read: {error}", file.display()),
+            };
+        }
+        make_key(&file)
+    }
+}
+
+/// Makes a key file, or reads the one that another process made in the same moment.
+fn make_key(file: &Path) -> anyhow::Result<(Keyring, Option<PathBuf>)> {
+    let key = Key::generate();
+    let aside = file.with_extension(format!("new-{}", std::process::id()));
+    let written = (|| {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut aside_file = options.open(&aside)?;
+        writeln!(aside_file, "{}", key.to_text().expose())?;
+        aside_file.sync_all()?;
+        // Fails if somebody else's key is there: theirs counts.
+        let linked = fs::hard_link(&aside, file);
+        fs::remove_file(&aside)?;
+        linked
+    })();
+    match written {
+        Ok(()) => Ok((Keyring::new(vec![key])?, Some(file.to_owned()))),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let text = Secret::new(fs::read_to_string(file)?);
+            Ok((Keyring::parse(&text).with_context(|| format!("key file {}", file.display()))?, None))
+        }
+        Err(error) => Err(error).with_context(|| format!("the key file {} cannot be made", file.display())),
+    }
+}
+
+fn make_private_folder(folder: &Path) -> std::io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}

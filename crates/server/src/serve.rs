@@ -1,0 +1,179 @@
+//! A server's life: open, listen, drain.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum::body::Body;
+use clap::Args;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tokenward::{Vault, VaultConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::{
+    api::{ApiState, Keys, router},
+    egress::{gateway_client, tls_config},
+    gateway::{Gateway, GatewayBody, GatewayConfig},
+    listen::listen,
+    observe::Metrics,
+    open::{Opened, VaultOptions},
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
+
+/// Options of `tokenward serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeOptions {
+    /// Where to listen
+    #[arg(long, env = "TOKENWARD_LISTEN", default_value = "127.0.0.1:8700", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// A token with less than this many seconds left is refreshed first (at most a quarter of its lifetime)
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub margin: u64,
+    /// Refresh only when a request needs it, not ahead of time
+    #[arg(long)]
+    pub no_refresh_ahead: bool,
+    /// How long requests under way may take to finish at shutdown, in seconds
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub shutdown_wait: u64,
+    /// How much of a request's body is kept for a second try after the API rejected the token, in KiB
+    #[arg(long, default_value_t = 256, value_name = "KIB")]
+    pub replay_limit: usize,
+    /// How often a failed idempotent request is sent again
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub retries: u32,
+    /// Where to write "listening on ..." as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What answers requests.
+#[derive(Clone, Debug)]
+struct Server {
+    gateway: Gateway,
+    api: axum::Router,
+    vault: Vault,
+    metrics: Metrics,
+    stopping: CancellationToken,
+}
+
+/// Runs a server until `stop` is cancelled.
+///
+/// # Errors
+///
+/// When it cannot start: the vault does not open, the address is taken.
+pub async fn serve(options: &ServeOptions, vault_options: &VaultOptions, stop: CancellationToken) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let metrics = Metrics::default();
+    let config = VaultConfig {
+        margin: Duration::from_secs(options.margin),
+        refresh_ahead: !options.no_refresh_ahead,
+        ..VaultConfig::default()
+    };
+    let opened = vault_options.open(config, Arc::new(metrics.clone())).await?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; choose another address with --listen", options.listen))?;
+    greet(options, &opened, listener.local_addr()?).await?;
+    let Opened { vault, rules, .. } = opened;
+    vault.start_upkeep();
+
+    let keys = Keys::new(vault.store().clone(), vault.clock().clone());
+    let client = gateway_client(&rules, tls_config()?);
+    let gateway_config = GatewayConfig {
+        replay_limit: options.replay_limit * 1024,
+        retries: options.retries,
+        ..GatewayConfig::default()
+    };
+    let server = Server {
+        gateway: Gateway::new(vault.clone(), keys.clone(), client, rules, metrics.clone(), gateway_config),
+        api: router(ApiState { vault: vault.clone(), keys }),
+        vault: vault.clone(),
+        metrics,
+        stopping: stop.clone(),
+    };
+    let handler = move |request| {
+        let server = server.clone();
+        async move { server.answer(request).await }
+    };
+    let patience = Duration::from_secs(options.shutdown_wait);
+    if !listen(listener, handler, stop, patience).await {
+        tracing::warn!("some requests were cut off at shutdown");
+    }
+    // Requests may have ended before the refreshes that they began.
+    let longest_call = vault.config().answer_timeout + Duration::from_secs(5);
+    if vault.drain(longest_call).await {
+        tracing::info!("stopped; no refresh was under way");
+    } else {
+        tracing::warn!("stopped while a refresh was under way; the next start takes it over");
+    }
+    Ok(())
+}
+
+async fn greet(options: &ServeOptions, opened: &Opened, address: SocketAddr) -> anyhow::Result<()> {
+    if let Some(key) = &opened.new_key {
+        tracing::warn!(file = %key.display(), "a new key was made; without it the vault cannot be read: keep a copy of it elsewhere");
+    }
+    if options.json {
+        println!("{}", serde_json::json!({ "listening": format!("http://{address}"), "data_dir": opened.data_dir }));
+    } else {
+        println!("listening on http://{address}, vault in {}", opened.data_dir.display());
+        if opened.vault.store().applications().await?.is_empty() {
+            println!("no application yet; make one with: tokenward applications create NAME");
+        }
+    }
+    Ok(())
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Incoming>) -> Response<GatewayBody> {
+        let mut response = match request.uri().path() {
+            "/proxy" => self.gateway.handle(request).await,
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready().await,
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, &self.metrics.render());
+                let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            _ => {
+                let never = self.api.clone().oneshot(request.map(Body::new)).await;
+                never.unwrap_or_else(|never| match never {}).map(GatewayBody::from)
+            }
+        };
+        let id = uuid::Uuid::now_v7().to_string();
+        response.headers_mut().insert(REQUEST_ID, HeaderValue::try_from(id).expect("a UUID is a header value"));
+        response
+    }
+
+    /// Whether requests should be sent here: not while stopping, nor while the store is down.
+    async fn ready(&self) -> Response<GatewayBody> {
+        if self.stopping.is_cancelled() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+        }
+        match self.vault.store().changes(None).await {
+            Ok(_) => text(StatusCode::OK, "ready\n"),
+            Err(error) => {
+                tracing::warn!(%error, "not ready: the store does not answer");
+                text(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n")
+            }
+        }
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> Response<GatewayBody> {
+    let mut response = Response::new(GatewayBody::from(bytes::Bytes::copy_from_slice(text.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A gateway holds two sockets for each request; the usual soft limit is 1,024.
+pub(crate) fn raise_descriptor_limit() {
+    if let Err(error) = rlimit::increase_nofile_limit(65_536) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}

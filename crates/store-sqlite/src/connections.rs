@@ -1,0 +1,198 @@
+//! Connections, and what touches a connection and its grant together.
+
+use rusqlite::{Connection as Db, Params, named_params};
+use tokenward::{
+    id::{ApplicationId, ConnectionKey, ConsumerId, GrantId},
+    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, Deleted, Stamped},
+};
+
+use crate::{
+    changes, grants,
+    job::Outcome,
+    rows::{self, CONNECTION, to_json},
+};
+
+pub(crate) fn find(db: &Db, key: &ConnectionKey) -> Outcome<Option<Connection>> {
+    let sql = format!(
+        "SELECT {CONNECTION} FROM connections
+         WHERE application = ? AND consumer = ? AND unified_api = ? AND service = ?"
+    );
+    one(db, &sql, key_params(key))
+}
+
+pub(crate) fn of_application(
+    db: &Db,
+    application: &ApplicationId,
+    consumer: Option<&ConsumerId>,
+) -> Outcome<Vec<Connection>> {
+    const ORDER: &str = "ORDER BY application, consumer, unified_api, service";
+    match consumer {
+        Some(consumer) => all(
+            db,
+            &format!(
+                "SELECT {CONNECTION} FROM connections WHERE application = ? AND consumer = ? {ORDER}"
+            ),
+            [application.as_str(), consumer.as_str()],
+        ),
+        None => all(
+            db,
+            &format!("SELECT {CONNECTION} FROM connections WHERE application = ? {ORDER}"),
+            [application.as_str()],
+        ),
+    }
+}
+
+pub(crate) fn of_grant(db: &Db, grant: &GrantId) -> Outcome<Option<Connection>> {
+    one(
+        db,
+        &format!("SELECT {CONNECTION} FROM connections WHERE grant_id = ? LIMIT 1"),
+        [grant.as_str()],
+    )
+}
+
+pub(crate) fn authorize(db: &Db, request: Authorize) -> Outcome<Stamped<Authorized>> {
+    let at = grants::now();
+    let conflict = Ok(Stamped {
+        value: Authorized::Conflict,
+        at,
+    });
+    let Authorize {
+        connection: key,
+        grant,
+        expected,
+        fresh,
+        patch,
+    } = request;
+
+    if let Some(fingerprint) = &fresh.fingerprint
+        && let Some(twin) = grants::by_fingerprint(db, &key.application, &key.service, fingerprint)?
+        && twin.id != grant
+    {
+        return conflict;
+    }
+    let row = grants::find(db, &grant)?;
+    if row.as_ref().map_or(0, |row| row.version) != expected {
+        return conflict;
+    }
+    let connection = find(db, &key)?;
+    let present = connection
+        .as_ref()
+        .and_then(|connection| connection.grant.as_ref());
+    let theirs = match present {
+        _ if expected > 0 => present != Some(&grant),
+        // A new grant does not replace one that lives.
+        Some(present) => grants::find(db, present)?.is_some(),
+        None => false,
+    };
+    if theirs {
+        return conflict;
+    }
+
+    let row = match row {
+        Some(mut row) => {
+            row.authorize(fresh, at);
+            row
+        }
+        None => fresh.into_row(
+            grant.clone(),
+            key.application.clone(),
+            key.service.clone(),
+            at,
+        ),
+    };
+    grants::save(db, &row)?;
+    let mut connection = connection.unwrap_or_else(|| Connection::new(key.clone(), at));
+    connection.apply(
+        ConnectionPatch {
+            grant: Some(grant.clone()),
+            ..patch
+        },
+        at,
+    );
+    save(db, &connection)?;
+    changes::announce(db, &Change::Grant(grant))?;
+    changes::announce(db, &Change::Connection(key))?;
+    Ok(Stamped {
+        value: Authorized::Done(Box::new(connection), Box::new(row)),
+        at,
+    })
+}
+
+pub(crate) fn patch(db: &Db, key: ConnectionKey, patch: ConnectionPatch) -> Outcome<Connection> {
+    let at = grants::now();
+    let mut connection = find(db, &key)?.unwrap_or_else(|| Connection::new(key.clone(), at));
+    connection.apply(patch, at);
+    save(db, &connection)?;
+    changes::announce(db, &Change::Connection(key))?;
+    Ok(connection)
+}
+
+pub(crate) fn delete(db: &Db, key: &ConnectionKey) -> Outcome<Option<Deleted>> {
+    let Some(connection) = find(db, key)? else {
+        return Ok(None);
+    };
+    db.prepare_cached(
+        "DELETE FROM connections WHERE application = ? AND consumer = ? AND unified_api = ? AND service = ?",
+    )?
+    .execute(key_params(key))?;
+    changes::announce(db, &Change::Connection(key.clone()))?;
+    let mut grant = None;
+    if let Some(id) = &connection.grant
+        && of_grant(db, id)?.is_none()
+    {
+        grant = grants::find(db, id)?;
+    }
+    if let Some(grant) = &grant {
+        grants::delete(db, &grant.id)?;
+        changes::announce(db, &Change::Grant(grant.id.clone()))?;
+    }
+    Ok(Some(Deleted { connection, grant }))
+}
+
+fn save(db: &Db, connection: &Connection) -> Outcome<()> {
+    let sql = format!(
+        "INSERT INTO connections ({CONNECTION}) VALUES (
+            :application, :consumer, :unified_api, :service, :grant, :enabled, :settings, :metadata,
+            :created_at, :updated_at)
+         ON CONFLICT (application, consumer, unified_api, service) DO UPDATE SET
+            grant_id = excluded.grant_id, enabled = excluded.enabled, settings = excluded.settings,
+            metadata = excluded.metadata, updated_at = excluded.updated_at"
+    );
+    let key = &connection.key;
+    db.prepare_cached(&sql)?.execute(named_params! {
+        ":application": key.application.as_str(),
+        ":consumer": key.consumer.as_str(),
+        ":unified_api": &*key.unified_api,
+        ":service": key.service.as_str(),
+        ":grant": connection.grant.as_ref().map(GrantId::as_str),
+        ":enabled": connection.enabled,
+        ":settings": to_json(&connection.settings)?,
+        ":metadata": to_json(&connection.metadata)?,
+        ":created_at": connection.created_at.0,
+        ":updated_at": connection.updated_at.0,
+    })?;
+    Ok(())
+}
+
+fn key_params(key: &ConnectionKey) -> [&str; 4] {
+    [
+        key.application.as_str(),
+        key.consumer.as_str(),
+        &key.unified_api,
+        key.service.as_str(),
+    ]
+}
+
+fn one(db: &Db, sql: &str, params: impl Params) -> Outcome<Option<Connection>> {
+    db.prepare_cached(sql)?
+        .query(params)?
+        .next()?
+        .map(rows::connection)
+        .transpose()
+}
+
+fn all(db: &Db, sql: &str, params: impl Params) -> Outcome<Vec<Connection>> {
+    db.prepare_cached(sql)?
+        .query_and_then(params, rows::connection)?
+        .collect()
+}

@@ -1,0 +1,227 @@
+//! The port: each verb, on the thread that it belongs to.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokenward::{
+    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
+    refresh::ledger::{
+        ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
+    },
+    store::{
+        ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
+        OAuthClient, Stamped, Store, StoreResult,
+    },
+};
+
+use crate::{
+    SqliteStore, changes, connections,
+    grants::{self, now, on_grant},
+    tenants,
+};
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>> {
+        let id = id.clone();
+        self.read(move |db| {
+            Ok(Stamped {
+                value: grants::find(db, &id)?,
+                at: now(),
+            })
+        })
+        .await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> StoreResult<Stamped<ClaimReply>> {
+        self.write(move |db| {
+            on_grant(db, &request.grant, ClaimReply::Missing, |row, now| {
+                row.claim(&request, now)
+            })
+        })
+        .await
+    }
+
+    async fn extend(&self, grant: &GrantId, epoch: u64, ttl: Duration) -> StoreResult<bool> {
+        let grant = grant.clone();
+        self.write(move |db| {
+            Ok(on_grant(db, &grant, false, |row, now| row.extend(epoch, ttl, now))?.value)
+        })
+        .await
+    }
+
+    async fn commit(&self, request: CommitRequest) -> StoreResult<Stamped<CommitReply>> {
+        let grant = request.grant.clone();
+        self.write(move |db| {
+            on_grant(db, &grant, CommitReply::Missing, |row, _| {
+                row.commit(request)
+            })
+        })
+        .await
+    }
+
+    async fn settle(&self, request: SettleRequest) -> StoreResult<Stamped<SettleReply>> {
+        let grant = request.grant.clone();
+        self.write(move |db| {
+            on_grant(db, &grant, SettleReply::Missing, |row, now| {
+                row.settle(request, now)
+            })
+        })
+        .await
+    }
+
+    async fn keep_alive_due(&self, limit: usize) -> StoreResult<Vec<GrantRow>> {
+        self.read(move |db| grants::keep_alive_due(db, limit)).await
+    }
+
+    async fn reseal(&self, grant: &GrantId, version: u64, sealed: Vec<u8>) -> StoreResult<bool> {
+        let grant = grant.clone();
+        self.write(move |db| grants::reseal(db, &grant, version, &sealed))
+            .await
+    }
+
+    async fn grants_after(
+        &self,
+        after: Option<&GrantId>,
+        limit: usize,
+    ) -> StoreResult<Vec<GrantRow>> {
+        let after = after.cloned();
+        self.read(move |db| grants::after(db, after.as_ref(), limit))
+            .await
+    }
+
+    async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>> {
+        let key = key.clone();
+        self.read(move |db| connections::find(db, &key)).await
+    }
+
+    async fn connections(
+        &self,
+        application: &ApplicationId,
+        consumer: Option<&ConsumerId>,
+    ) -> StoreResult<Vec<Connection>> {
+        let (application, consumer) = (application.clone(), consumer.cloned());
+        self.read(move |db| connections::of_application(db, &application, consumer.as_ref()))
+            .await
+    }
+
+    async fn connection_of(&self, grant: &GrantId) -> StoreResult<Option<Connection>> {
+        let grant = grant.clone();
+        self.read(move |db| connections::of_grant(db, &grant)).await
+    }
+
+    async fn grant_by_fingerprint(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+        fingerprint: &[u8; 32],
+    ) -> StoreResult<Option<GrantRow>> {
+        let (application, connector, fingerprint) =
+            (application.clone(), connector.clone(), *fingerprint);
+        self.read(move |db| grants::by_fingerprint(db, &application, &connector, &fingerprint))
+            .await
+    }
+
+    async fn authorize(&self, request: Authorize) -> StoreResult<Stamped<Authorized>> {
+        self.write(move |db| connections::authorize(db, request))
+            .await
+    }
+
+    async fn save_connection(
+        &self,
+        key: &ConnectionKey,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Connection> {
+        let key = key.clone();
+        self.write(move |db| connections::patch(db, key, patch))
+            .await
+    }
+
+    async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
+        let key = key.clone();
+        self.write(move |db| connections::delete(db, &key)).await
+    }
+
+    async fn put_client(&self, client: OAuthClient) -> StoreResult<()> {
+        self.write(move |db| tenants::put_client(db, &client)).await
+    }
+
+    async fn client(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+    ) -> StoreResult<Option<OAuthClient>> {
+        let (application, connector) = (application.clone(), connector.clone());
+        self.read(move |db| tenants::client(db, &application, &connector))
+            .await
+    }
+
+    async fn clients(&self, application: &ApplicationId) -> StoreResult<Vec<OAuthClient>> {
+        let application = application.clone();
+        self.read(move |db| tenants::clients(db, &application))
+            .await
+    }
+
+    async fn delete_client(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+    ) -> StoreResult<bool> {
+        let (application, connector) = (application.clone(), connector.clone());
+        self.write(move |db| tenants::delete_client(db, application, connector))
+            .await
+    }
+
+    async fn add_application(&self, id: &ApplicationId, name: &str) -> StoreResult<Application> {
+        let (id, name) = (id.clone(), name.to_owned());
+        self.write(move |db| tenants::add_application(db, id, name))
+            .await
+    }
+
+    async fn applications(&self) -> StoreResult<Vec<Application>> {
+        self.read(tenants::applications).await
+    }
+
+    async fn delete_application(&self, id: &ApplicationId) -> StoreResult<bool> {
+        let id = id.clone();
+        self.write(move |db| tenants::delete_application(db, id))
+            .await
+    }
+
+    async fn add_key(&self, key: ApiKey) -> StoreResult<()> {
+        self.write(move |db| tenants::add_key(db, key)).await
+    }
+
+    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+        let digest = *digest;
+        self.read(move |db| tenants::key_by_digest(db, &digest))
+            .await
+    }
+
+    async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {
+        let application = application.clone();
+        self.read(move |db| tenants::keys(db, &application)).await
+    }
+
+    async fn delete_key(&self, application: &ApplicationId, id: &str) -> StoreResult<bool> {
+        let (application, id) = (application.clone(), id.to_owned());
+        self.write(move |db| tenants::delete_key(db, application, &id))
+            .await
+    }
+
+    async fn value_or_insert(&self, name: &str, value: Vec<u8>) -> StoreResult<Vec<u8>> {
+        let name = name.to_owned();
+        self.write(move |db| tenants::value_or_insert(db, &name, value))
+            .await
+    }
+
+    async fn put_value(&self, name: &str, value: Vec<u8>) -> StoreResult<()> {
+        let name = name.to_owned();
+        self.write(move |db| tenants::put_value(db, &name, &value))
+            .await
+    }
+
+    async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
+        self.read(move |db| changes::since(db, since)).await
+    }
+}

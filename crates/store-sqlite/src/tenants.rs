@@ -1,0 +1,178 @@
+//! Applications, their keys and OAuth clients, and the vault's own values.
+
+use rusqlite::{Connection as Db, OptionalExtension, params};
+use tokenward::{
+    id::{ApplicationId, ConnectorId},
+    store::{ApiKey, Application, Change, OAuthClient},
+};
+
+use crate::{
+    changes, grants,
+    job::{Fault, Outcome},
+    rows::{self, API_KEY, APPLICATION, CLIENT, to_json},
+};
+
+pub(crate) fn put_client(db: &Db, client: &OAuthClient) -> Outcome<()> {
+    let sql = format!("INSERT OR REPLACE INTO clients ({CLIENT}) VALUES (?, ?, ?, ?, ?, ?)");
+    db.prepare_cached(&sql)?.execute(params![
+        client.application.as_str(),
+        client.connector.as_str(),
+        client.client_id,
+        client.sealed_secret,
+        to_json(&client.settings)?,
+        to_json(&client.scopes)?,
+    ])?;
+    changes::announce(
+        db,
+        &Change::Client(client.application.clone(), client.connector.clone()),
+    )
+}
+
+pub(crate) fn client(
+    db: &Db,
+    application: &ApplicationId,
+    connector: &ConnectorId,
+) -> Outcome<Option<OAuthClient>> {
+    db.prepare_cached(&format!(
+        "SELECT {CLIENT} FROM clients WHERE application = ? AND connector = ?"
+    ))?
+    .query([application.as_str(), connector.as_str()])?
+    .next()?
+    .map(rows::client)
+    .transpose()
+}
+
+pub(crate) fn clients(db: &Db, application: &ApplicationId) -> Outcome<Vec<OAuthClient>> {
+    db.prepare_cached(&format!(
+        "SELECT {CLIENT} FROM clients WHERE application = ? ORDER BY connector"
+    ))?
+    .query_and_then([application.as_str()], rows::client)?
+    .collect()
+}
+
+pub(crate) fn delete_client(
+    db: &Db,
+    application: ApplicationId,
+    connector: ConnectorId,
+) -> Outcome<bool> {
+    let deleted = db
+        .prepare_cached("DELETE FROM clients WHERE application = ? AND connector = ?")?
+        .execute([application.as_str(), connector.as_str()])?;
+    if deleted > 0 {
+        changes::announce(db, &Change::Client(application, connector))?;
+    }
+    Ok(deleted > 0)
+}
+
+pub(crate) fn add_application(db: &Db, id: ApplicationId, name: String) -> Outcome<Application> {
+    let known = db
+        .prepare_cached("SELECT 1 FROM applications WHERE id = ?")?
+        .exists([id.as_str()])?;
+    if known {
+        return Err(Fault::Refused(format!("application {id} exists already")));
+    }
+    let application = Application {
+        id,
+        name,
+        created_at: grants::now(),
+    };
+    db.prepare_cached(&format!(
+        "INSERT INTO applications ({APPLICATION}) VALUES (?, ?, ?)"
+    ))?
+    .execute(params![
+        application.id.as_str(),
+        application.name,
+        application.created_at.0
+    ])?;
+    Ok(application)
+}
+
+pub(crate) fn applications(db: &Db) -> Outcome<Vec<Application>> {
+    db.prepare_cached(&format!(
+        "SELECT {APPLICATION} FROM applications ORDER BY rowid"
+    ))?
+    .query_and_then([], rows::application)?
+    .collect()
+}
+
+pub(crate) fn delete_application(db: &Db, id: ApplicationId) -> Outcome<bool> {
+    let used = db
+        .prepare_cached("SELECT 1 FROM connections WHERE application = ? LIMIT 1")?
+        .exists([id.as_str()])?;
+    if used {
+        return Err(Fault::Refused(format!(
+            "application {id} still has connections"
+        )));
+    }
+    let deleted = db
+        .prepare_cached("DELETE FROM applications WHERE id = ?")?
+        .execute([id.as_str()])?;
+    let keys = db
+        .prepare_cached("DELETE FROM api_keys WHERE application = ?")?
+        .execute([id.as_str()])?;
+    let clients = db
+        .prepare_cached("DELETE FROM clients WHERE application = ?")?
+        .execute([id.as_str()])?;
+    if deleted + keys + clients > 0 {
+        changes::announce(db, &Change::Application(id))?;
+    }
+    Ok(deleted > 0)
+}
+
+pub(crate) fn add_key(db: &Db, key: ApiKey) -> Outcome<()> {
+    db.prepare_cached(&format!(
+        "INSERT INTO api_keys ({API_KEY}) VALUES (?, ?, ?, ?, ?)"
+    ))?
+    .execute(params![
+        key.application.as_str(),
+        key.id,
+        key.digest,
+        key.hint,
+        grants::now().0
+    ])?;
+    changes::announce(db, &Change::Application(key.application))
+}
+
+pub(crate) fn key_by_digest(db: &Db, digest: &[u8; 32]) -> Outcome<Option<ApiKey>> {
+    db.prepare_cached(&format!("SELECT {API_KEY} FROM api_keys WHERE digest = ?"))?
+        .query([digest])?
+        .next()?
+        .map(rows::api_key)
+        .transpose()
+}
+
+pub(crate) fn keys(db: &Db, application: &ApplicationId) -> Outcome<Vec<ApiKey>> {
+    db.prepare_cached(&format!(
+        "SELECT {API_KEY} FROM api_keys WHERE application = ? ORDER BY rowid"
+    ))?
+    .query_and_then([application.as_str()], rows::api_key)?
+    .collect()
+}
+
+pub(crate) fn delete_key(db: &Db, application: ApplicationId, id: &str) -> Outcome<bool> {
+    let deleted = db
+        .prepare_cached("DELETE FROM api_keys WHERE application = ? AND id = ?")?
+        .execute([application.as_str(), id])?;
+    if deleted > 0 {
+        changes::announce(db, &Change::Application(application))?;
+    }
+    Ok(deleted > 0)
+}
+
+pub(crate) fn value_or_insert(db: &Db, name: &str, value: Vec<u8>) -> Outcome<Vec<u8>> {
+    let present = db
+        .prepare_cached("SELECT value FROM vault_values WHERE name = ?")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    if let Some(present) = present {
+        return Ok(present);
+    }
+    put_value(db, name, &value)?;
+    Ok(value)
+}
+
+pub(crate) fn put_value(db: &Db, name: &str, value: &[u8]) -> Outcome<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO vault_values (name, value) VALUES (?, ?)")?
+        .execute(params![name, value])?;
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Applications, keys, clients, and the vault's own values.
+
+use std::collections::BTreeMap;
+
+use tokenward::{
+    store::{ApiKey, ConnectionPatch, OAuthClient},
+    time::StoreTime,
+};
+use tokio::task::JoinSet;
+
+use super::scene::*;
+
+pub(super) fn api_key(application: &str, id: &str, digest: u8) -> ApiKey {
+    ApiKey {
+        id: id.to_owned(),
+        application: application.into(),
+        digest: [digest; 32],
+        hint: format!("tw_{id}"),
+        created_at: StoreTime(0),
+    }
+}
+
+pub(super) fn oauth_client(application: &str, connector: &str) -> OAuthClient {
+    OAuthClient {
+        application: application.into(),
+        connector: connector.into(),
+        client_id: "id".to_owned(),
+        sealed_secret: Some(vec![0, 255, 1]),
+        settings: BTreeMap::from([("tenant".to_owned(), "ü".to_owned())]),
+        scopes: vec!["b".to_owned(), "a".to_owned()],
+    }
+}
+
+/// Applications, oldest first; an id is taken once.
+pub async fn applications_round_trip(subject: Subject) {
+    let store = &*subject.store;
+    let zebra = store
+        .add_application(&"zebra".into(), "Zebra")
+        .await
+        .expect("add");
+    let acme = store
+        .add_application(&"acme".into(), "Acme & Sons")
+        .await
+        .expect("add");
+    assert_eq!(
+        (acme.id.as_str(), acme.name.as_str()),
+        ("acme", "Acme & Sons")
+    );
+    assert!(zebra.created_at <= acme.created_at);
+    store
+        .add_application(&"acme".into(), "again")
+        .await
+        .expect_err("the id is taken");
+    assert_eq!(
+        store.applications().await.expect("read"),
+        [zebra.clone(), acme]
+    );
+
+    store.add_key(api_key("acme", "k", 1)).await.expect("add");
+    store
+        .put_client(oauth_client("acme", SERVICE))
+        .await
+        .expect("put");
+    assert!(
+        store
+            .delete_application(&"acme".into())
+            .await
+            .expect("delete")
+    );
+    assert!(
+        !store
+            .delete_application(&"acme".into())
+            .await
+            .expect("delete")
+    );
+    assert_eq!(store.applications().await.expect("read"), [zebra]);
+    assert_eq!(store.key_by_digest(&[1; 32]).await.expect("read"), None);
+    assert_eq!(
+        store
+            .client(&"acme".into(), &SERVICE.into())
+            .await
+            .expect("read"),
+        None
+    );
+}
+
+/// An application whose connections are alive is not deleted by mistake.
+pub async fn an_application_with_connections_stays(subject: Subject) {
+    let store = &*subject.store;
+    store
+        .add_application(&APPLICATION.into(), "Acme")
+        .await
+        .expect("add");
+    store
+        .add_key(api_key(APPLICATION, "k", 1))
+        .await
+        .expect("add");
+    store
+        .save_connection(&key("c"), ConnectionPatch::default())
+        .await
+        .expect("save");
+    store
+        .delete_application(&APPLICATION.into())
+        .await
+        .expect_err("it has a connection");
+    assert_eq!(store.applications().await.expect("read").len(), 1);
+    assert!(store.key_by_digest(&[1; 32]).await.expect("read").is_some());
+    store.delete_connection(&key("c")).await.expect("delete");
+    assert!(
+        store
+            .delete_application(&APPLICATION.into())
+            .await
+            .expect("delete")
+    );
+}
+
+/// Keys are found by their digest, and deleted by their application only.
+pub async fn keys_round_trip(subject: Subject) {
+    let store = &*subject.store;
+    for (id, digest) in [("k2", 2), ("k1", 1)] {
+        store
+            .add_key(api_key("acme", id, digest))
+            .await
+            .expect("add");
+    }
+    store.add_key(api_key("other", "k1", 3)).await.expect("add");
+    let key = store
+        .key_by_digest(&[1; 32])
+        .await
+        .expect("read")
+        .expect("it is there");
+    assert_eq!(
+        (key.id.as_str(), key.application.as_str(), key.hint.as_str()),
+        ("k1", "acme", "tw_k1")
+    );
+    assert!(key.created_at > StoreTime(0), "the store says when");
+    assert_eq!(store.key_by_digest(&[9; 32]).await.expect("read"), None);
+    let keys = store.keys(&"acme".into()).await.expect("read");
+    assert_eq!(
+        keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(),
+        ["k2", "k1"]
+    );
+
+    assert!(
+        !store
+            .delete_key(&"other".into(), "k2")
+            .await
+            .expect("delete")
+    );
+    assert!(
+        store
+            .delete_key(&"acme".into(), "k1")
+            .await
+            .expect("delete")
+    );
+    assert!(
+        !store
+            .delete_key(&"acme".into(), "k1")
+            .await
+            .expect("delete")
+    );
+    assert_eq!(store.key_by_digest(&[1; 32]).await.expect("read"), None);
+    assert!(
+        store.key_by_digest(&[3; 32]).await.expect("read").is_some(),
+        "other's k1 is another key"
+    );
+}
+
+/// Clients are replaced as a whole.
+pub async fn clients_round_trip(subject: Subject) {
+    let store = &*subject.store;
+    let secret = oauth_client("acme", "books");
+    store.put_client(secret.clone()).await.expect("put");
+    store
+        .put_client(oauth_client("acme", "aaa"))
+        .await
+        .expect("put");
+    store
+        .put_client(oauth_client("other", "books"))
+        .await
+        .expect("put");
+    assert_eq!(
+        store
+            .client(&"acme".into(), &"books".into())
+            .await
+            .expect("read"),
+        Some(secret)
+    );
+    let public = OAuthClient {
+        client_id: "new".to_owned(),
+        sealed_secret: None,
+        settings: BTreeMap::new(),
+        scopes: Vec::new(),
+        ..oauth_client("acme", "books")
+    };
+    store.put_client(public.clone()).await.expect("put");
+    assert_eq!(
+        store
+            .client(&"acme".into(), &"books".into())
+            .await
+            .expect("read"),
+        Some(public.clone())
+    );
+    let clients = store.clients(&"acme".into()).await.expect("read");
+    assert_eq!(clients, [oauth_client("acme", "aaa"), public]);
+
+    assert!(
+        store
+            .delete_client(&"acme".into(), &"books".into())
+            .await
+            .expect("delete")
+    );
+    assert!(
+        !store
+            .delete_client(&"acme".into(), &"books".into())
+            .await
+            .expect("delete")
+    );
+    assert_eq!(store.clients(&"acme".into()).await.expect("read").len(), 1);
+    assert_eq!(store.clients(&"other".into()).await.expect("read").len(), 1);
+}
+
+/// Processes that start together agree on a value: the first one's.
+pub async fn one_value_for_all(subject: Subject) {
+    let store = subject.store;
+    let mut starts = JoinSet::new();
+    for number in 0..16_u8 {
+        let store = store.clone();
+        starts.spawn(async move {
+            store
+                .value_or_insert("key", vec![number; 40])
+                .await
+                .expect("insert")
+        });
+    }
+    let values = starts.join_all().await;
+    assert_eq!(values[0].len(), 40);
+    assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
+    assert_eq!(
+        store
+            .value_or_insert("other", vec![1])
+            .await
+            .expect("insert"),
+        [1]
+    );
+    store.put_value("key", vec![2]).await.expect("put");
+    store.put_value("third", vec![3]).await.expect("put");
+    assert_eq!(
+        store.value_or_insert("key", vec![9]).await.expect("read"),
+        [2]
+    );
+    assert_eq!(
+        store.value_or_insert("third", vec![9]).await.expect("read"),
+        [3]
+    );
+}
