@@ -1,6 +1,8 @@
 //! One file and its threads: isolation inside a group, callers that leave, rows that make no
 //! sense, the end of the feed.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::{path::PathBuf, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};

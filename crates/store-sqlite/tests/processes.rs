@@ -1,5 +1,7 @@
 //! Real processes on one file. Each is this test binary again, with one ignored test as `main`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::{
     collections::BTreeSet,
     env,

@@ -81,12 +81,12 @@ fn words(kind: EventKind) -> Option<&'static str> {
     Some(match kind {
         EventKind::Seen => "refresh request",
         EventKind::Granted => "refresh granted, the refresh token is replaced",
-        EventKind::Replay => "a replaced refresh token is presented",
-        EventKind::Revoked => "reuse detected: THE WHOLE GRANT IS REVOKED",
+        EventKind::Revoked => "the replaced refresh token is used again: THE WHOLE GRANT IS REVOKED",
         EventKind::Refused => "invalid_grant",
         EventKind::ApiRefused => "the API refuses the access token (401)",
         EventKind::Dropped => "the caller is gone",
         EventKind::Hanging | EventKind::Fault | EventKind::Released | EventKind::Expired => "fault",
-        EventKind::Issued | EventKind::Answered => return None,
+        // A replay shows as what comes of it.
+        EventKind::Issued | EventKind::Answered | EventKind::Replay => return None,
     })
 }

@@ -37,7 +37,7 @@ pub async fn one_of_many_claimers_wins(subject: Subject) {
     for reply in replies {
         match reply {
             ClaimReply::Claimed(row) | ClaimReply::Held(row) => {
-                assert_eq!((row.version, row.epoch), (1, 1))
+                assert_eq!((row.version, row.epoch), (1, 1));
             }
             ClaimReply::Newer(row) => assert_eq!((row.version, row.sealed), (2, b"v2".to_vec())),
             other => panic!("unexpected: {other:?}"),

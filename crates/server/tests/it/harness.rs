@@ -1,0 +1,337 @@
+//! A vault in a temporary folder, servers on it, and a client for them.
+
+use std::{
+    io::{Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokenward_testkit::sandbox::{IssuedTokens, Sandbox, SandboxConfig};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Child,
+};
+
+pub(crate) const CONSUMER: &str = "acme";
+pub(crate) const APP: &str = "app";
+
+/// A vault with an application, and a log file for everything that its processes print.
+pub(crate) struct TestVault {
+    pub(crate) folder: TempDir,
+    pub(crate) key: String,
+}
+
+impl TestVault {
+    /// An empty vault with one application.
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::create_dir(folder.path().join("connectors")).unwrap();
+        let mut vault = Self { folder, key: String::new() };
+        let made = vault.json(&["applications", "create", "App", "--id", APP, "--json"]);
+        vault.key = made["api_key"].as_str().unwrap().to_owned();
+        vault
+    }
+
+    /// A vault with the sandbox as connector `sandbox`, and a client for it.
+    pub(crate) fn with_sandbox(sandbox: &Sandbox, policy: &str) -> Self {
+        let vault = Self::new();
+        vault.add_connector("sandbox", &connector("sandbox", sandbox, policy));
+        vault.set_client("sandbox", &SandboxConfig::default().client_secret);
+        vault
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.path().join("log.txt")
+    }
+
+    /// Everything that servers have logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    pub(crate) fn add_connector(&self, id: &str, text: &str) {
+        std::fs::write(self.path().join(format!("connectors/{id}.toml")), text).unwrap();
+    }
+
+    pub(crate) fn set_client(&self, connector: &str, secret: &str) {
+        let id = SandboxConfig::default().client_id;
+        let args = ["clients", "set", "--connector", connector, "--client-id", &id, "--client-secret-file", "-"];
+        let output = self.run_with(&args, secret);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+
+    pub(crate) fn import(&self, place: &str, tokens: &IssuedTokens, lifetime: Duration) {
+        self.import_text(place, &import_text(tokens, lifetime));
+    }
+
+    pub(crate) fn import_text(&self, place: &str, text: &str) {
+        let output = self.run_with(&["connections", "import", place], text);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENWARD_")) {
+            command.env_remove(name);
+        }
+        command.args(args).arg("--data-dir").arg(self.path()).arg("--allow-private").arg("127.0.0.0/8");
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.run_with(args, "")
+    }
+
+    pub(crate) fn run_with(&self, args: &[&str], input: &str) -> Output {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that does not read its input has closed it: no concern of ours.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", said(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Starts a server on this vault; more than one may run.
+    pub(crate) async fn serve(&self, extra: &[&str]) -> Server {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let mut args = vec!["serve", "--json", "--listen", "127.0.0.1:0"];
+        if !extra.contains(&"--log") {
+            args.extend(["--log", "tokenward=debug"]);
+        }
+        args.extend(extra);
+        let mut child = tokio::process::Command::from(self.command(&args))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no start: {}", self.log()));
+        let url = said["listening"].as_str().unwrap().to_owned();
+        Server { child, url, key: self.key.clone(), client: client() }
+    }
+}
+
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// An import whose access token has `tokens.expires_in` of `lifetime` left.
+pub(crate) fn import_text(tokens: &IssuedTokens, lifetime: Duration) -> String {
+    let issued = jiff::Timestamp::now() - (lifetime - tokens.expires_in);
+    json!({ "credentials": {
+        "access_token": tokens.access_token,
+        "refresh_token": tokens.refresh_token,
+        "issued_at": issued.to_string(),
+        "expires_in": lifetime.as_secs(),
+    }})
+    .to_string()
+}
+
+/// The sandbox as a connector file.
+pub(crate) fn connector(id: &str, sandbox: &Sandbox, policy: &str) -> String {
+    format!(
+        r#"id = "{id}"
+name = "Sandbox"
+unified_apis = ["accounting"]
+[authorization]
+url = "{authorize}"
+[token]
+url = "{token}"
+client_auth = "client_secret_basic"
+grant_types = ["authorization_code", "client_credentials"]
+[refresh]
+rotation = "always"
+replay = {policy}
+[revocation]
+url = "{revoke}"
+scope = "grant"
+[api]
+base_url = "{api}"
+hosts = ["{base}"]
+[api.headers]
+X-Tenant = "{{settings.tenant}}"
+[settings.tenant]
+label = "Tenant"
+"#,
+        authorize = sandbox.authorize_url(),
+        token = sandbox.token_url(),
+        revoke = sandbox.revoke_url(),
+        api = sandbox.api_url(),
+        base = sandbox.base_url(),
+    )
+}
+
+pub(crate) const REVOKES: &str = r#"{ policy = "revokes" }"#;
+pub(crate) const GRACE: &str = r#"{ policy = "grace", seconds = 1800 }"#;
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+fn client() -> Client<HttpConnector, Full<Bytes>> {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+/// A running server.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+    pub(crate) key: String,
+    pub(crate) client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// An answer, complete.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("not JSON ({}): {}", self.status, String::from_utf8_lossy(&self.body)))
+    }
+
+    /// Checks that it is an error in Apideck's form, and gives its `detail`.
+    pub(crate) fn error(&self, status: u16, type_name: &str) -> Value {
+        let body = self.json();
+        assert_eq!((self.status.as_u16(), body["type_name"].as_str().unwrap_or_default()), (status, type_name), "{body}");
+        assert_eq!(body["status_code"], status);
+        assert!(body["message"].is_string() && body["error"].is_string() && body["ref"].is_string(), "{body}");
+        assert!(self.headers.contains_key("x-apideck-request-id"));
+        assert!(!self.headers.contains_key("x-apideck-downstream-error"));
+        body["detail"].clone()
+    }
+}
+
+/// A request under construction.
+pub(crate) struct Call {
+    builder: http::request::Builder,
+    body: Bytes,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Call {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.builder = self.builder.header(name, value);
+        self
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub(crate) async fn send(self) -> Answer {
+        self.try_send().await.unwrap()
+    }
+
+    pub(crate) async fn try_send(self) -> Result<Answer, String> {
+        let request = self.builder.body(Full::new(self.body)).unwrap();
+        let response = self.client.request(request).await.map_err(|error| error.to_string())?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+}
+
+impl Server {
+    /// A call without any header.
+    pub(crate) fn bare(&self, method: Method, path: &str) -> Call {
+        let builder = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        Call { builder, body: Bytes::new(), client: self.client.clone() }
+    }
+
+    /// A call with key, application and consumer.
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call {
+        self.bare(method, path)
+            .header("authorization", &format!("Bearer {}", self.key))
+            .header("x-apideck-app-id", APP)
+            .header("x-apideck-consumer-id", CONSUMER)
+    }
+
+    /// A call through the gateway to the connection `acme/accounting+sandbox`.
+    pub(crate) fn proxy(&self, method: Method, downstream: &str) -> Call {
+        self.call(method, "/proxy")
+            .header("x-apideck-service-id", "sandbox")
+            .header("x-apideck-unified-api", "accounting")
+            .header("x-apideck-downstream-url", downstream)
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        String::from_utf8(self.bare(Method::GET, "/metrics").send().await.body.to_vec()).unwrap()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id().unwrap(), name);
+    }
+
+    /// Asks for an orderly stop and waits for it.
+    pub(crate) async fn stop(mut self) -> std::process::ExitStatus {
+        self.signal("TERM");
+        self.child.wait().await.unwrap()
+    }
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Sends `count` calls at once and gives all answers.
+pub(crate) async fn all_at_once<F>(count: usize, mut call: F) -> Vec<Answer>
+where
+    F: FnMut(usize) -> Call,
+{
+    let tasks = tokio_util::task::TaskTracker::new();
+    let handles: Vec<_> = (0..count).map(|number| tasks.spawn(call(number).send())).collect();
+    let mut answers = Vec::new();
+    for handle in handles {
+        answers.push(handle.await.unwrap());
+    }
+    answers
+}
+
+/// Starts many processes at once and collects what they said.
+pub(crate) fn processes_at_once(vault: &TestVault, count: usize, args: &[&str]) -> Vec<(bool, String, String)> {
+    let children: Vec<_> = (0..count)
+        .map(|_| vault.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    children
+        .into_iter()
+        .map(|mut child| {
+            let (mut out, mut err) = (String::new(), String::new());
+            child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+            child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+            (child.wait().unwrap().success(), out, err)
+        })
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! Against npm `oidc-provider`: a real third-party OAuth server that rotates refresh tokens and
+//! revokes the grant when one is used twice. It keeps the books.
+
+use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
+
+use http::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use tokenward::{
+    Secret,
+    oauth::{self, AuthorizationRequest, ClientAuth, ClientCredentials, Pkce, TokenReply},
+    seal::random_bytes,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, ChildStdin, Command},
+};
+
+use crate::harness::{Server, TestVault, all_at_once};
+
+struct Provider {
+    about: Value,
+    _child: Child,
+    /// The provider ends when this is closed.
+    _stdin: ChildStdin,
+}
+
+impl Provider {
+    /// Starts it with tokens that live 40 s.
+    async fn start() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../e2e/oidc-provider");
+        assert!(folder.join("node_modules").exists(), "install it with: make deps");
+        let mut child = Command::new("node")
+            .args(["server.mjs", "--access-ttl", "40", "--latency-ms", "150"])
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node is installed");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+        let about = serde_json::from_str(&line).unwrap_or_else(|_| panic!("oidc-provider said: {line}"));
+        Self { about, _stdin: child.stdin.take().unwrap(), _child: child }
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.about[name].as_str().unwrap_or_else(|| panic!("no {name}"))
+    }
+
+    /// A grant, by the authorization code flow with PKCE: redirects followed, cookies kept, as a
+    /// browser would. Returns an import.
+    async fn authorize(&self, http: &Server) -> String {
+        let pkce = Pkce::new(random_bytes());
+        let url = AuthorizationRequest {
+            endpoint: &self.get("authorization_endpoint").parse().unwrap(),
+            client_id: self.get("client_id"),
+            redirect_uri: self.get("redirect_uri"),
+            state: "state-1",
+            scopes: &["openid".into(), "offline_access".into(), "api".into()],
+            scope_separator: " ",
+            code_challenge: Some(&pkce.challenge),
+            extra: &[("prompt".into(), "consent".into())],
+        }
+        .url();
+        let mut cookies: BTreeMap<String, String> = BTreeMap::new();
+        let mut at = url;
+        while !at.as_str().starts_with(self.get("redirect_uri")) {
+            let jar: Vec<_> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let request = http::Request::get(at.as_str())
+                .header(header::COOKIE, jar.join("; "))
+                .body(http_body_util::Full::default())
+                .unwrap();
+            let response = http.client.request(request).await.unwrap();
+            assert!(response.status().is_redirection(), "{} at {}", response.status(), at.path());
+            for cookie in response.headers().get_all(header::SET_COOKIE) {
+                let pair = cookie.to_str().unwrap().split(';').next().unwrap();
+                let (name, value) = pair.split_once('=').unwrap();
+                cookies.insert(name.to_owned(), value.to_owned());
+            }
+            at = at.join(response.headers()[header::LOCATION].to_str().unwrap()).unwrap();
+        }
+        let callback = oauth::read_callback(at.query().unwrap(), "code").unwrap();
+        assert_eq!(callback.state, "state-1");
+        let client = ClientCredentials {
+            id: self.get("client_id").to_owned(),
+            secret: Some(Secret::new(self.get("client_secret"))),
+        };
+        let exchange = oauth::code_exchange(
+            &self.get("token_endpoint").parse().unwrap(),
+            ClientAuth::ClientSecretBasic,
+            &client,
+            &callback.code,
+            self.get("redirect_uri"),
+            Some(&pkce.verifier),
+            &[],
+        );
+        let mut request = http::Request::post(exchange.url.as_str()).body(exchange.body.to_vec().into()).unwrap();
+        *request.headers_mut() = exchange.headers.clone();
+        let response = http.client.request(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+        let reply = oauth::read_token_reply(parts.status, &parts.headers, &body, &Default::default(), &[], 0);
+        let TokenReply::Granted(tokens) = reply else { panic!("no tokens: {reply:?}") };
+        json!({ "credentials": {
+            "access_token": tokens.access_token.expose(),
+            "refresh_token": tokens.refresh_token.expect("offline_access was granted").expose(),
+            "issued_at": jiff::Timestamp::now().to_string(),
+            "expires_in": tokens.expires_in.unwrap().as_secs(),
+        }})
+        .to_string()
+    }
+
+    async fn books(&self, http: &Server) -> Value {
+        let request = http::Request::get(self.get("books")).body(http_body_util::Full::default()).unwrap();
+        let response = http.client.request(request).await.unwrap();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        serde_json::from_slice(&body).unwrap()
+    }
+}
+
+/// Batches of 300 requests, one after the other, until the provider has refreshed `expiries`
+/// times; then the books are checked.
+async fn storm(processes: usize, serve_args: &[&str], expiries: u64) {
+    let provider = Provider::start().await;
+    let vault = TestVault::new();
+    let discovered = vault.run_with(
+        &[
+            "clients", "set", "--connector", "oidc", "--client-id", provider.get("client_id"), "--client-secret-file", "-",
+            "--discover", provider.get("issuer"), "--setting", &format!("api_url={}", provider.get("api")),
+        ],
+        provider.get("client_secret"),
+    );
+    assert!(discovered.status.success(), "{}", crate::harness::said(&discovered));
+    let mut servers = Vec::new();
+    for _ in 0..processes {
+        servers.push(vault.serve(serve_args).await);
+    }
+    vault.import_text("acme/oidc", &provider.authorize(&servers[0]).await);
+
+    let mut batches = 0;
+    loop {
+        let answers = all_at_once(300, |number| {
+            servers[number % servers.len()]
+                .call(Method::GET, "/proxy")
+                .header("x-apideck-service-id", "oidc")
+                .header("x-apideck-downstream-url", provider.get("api"))
+        });
+        for answer in answers.await {
+            assert_eq!(answer.status, StatusCode::OK, "{answer:?}\n{}", vault.log());
+        }
+        batches += 1;
+        let books = provider.books(&servers[0]).await;
+        if books["refresh_granted"].as_u64().unwrap() >= expiries {
+            break;
+        }
+        // Batches keep coming through each expiry, without wearing two cores out between them.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let books = provider.books(&servers[0]).await;
+    let count = |name: &str| books[name].as_u64().unwrap_or_else(|| panic!("no {name}: {books}"));
+    println!("{processes} process(es): {batches} batches of 300, books: {books}");
+    assert_eq!(count("refresh_requests"), expiries, "{books}");
+    assert_eq!(count("refresh_granted"), expiries, "{books}");
+    for never in ["invalid_grant", "other_token_errors", "reuse_detected", "grants_revoked", "api_unauthorized"] {
+        assert_eq!(count(never), 0, "{never}: {books}");
+    }
+    assert_eq!(count("api_ok"), batches * 300);
+    // One refresh per expiry, not more: each lies most of a lifetime after the one before.
+    let times: Vec<i64> = books["refreshes"].as_array().unwrap().iter().map(|refresh| refresh["at_ms"].as_i64().unwrap()).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 15_000), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_refresh_per_expiry_through_one_server() {
+    storm(1, &["--no-refresh-ahead"], 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_refresh_per_expiry_through_two_servers_on_one_vault() {
+    storm(2, &[], 3).await;
+}
