@@ -7,7 +7,9 @@
 mod admin;
 mod entry;
 mod keeper;
+mod landing;
 mod pilot;
+mod provider;
 mod resolve;
 mod spooling;
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::{Vault, pilot::Whose};
+use super::{Vault, provider::Whose};
 use crate::{
     connector::{Connector, GrantType},
     id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Inner, Vault, lock,
-    pilot::{Granted, Whose},
+    provider::{Granted, Whose},
 };
 use crate::{
     id::{ApplicationId, ConnectorId, GrantId},

@@ -1,0 +1,359 @@
+//! The talk with a provider: what is sent, how the answer is read, what is revoked.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::{Inner, entry::GrantEntry, resolve::settings_as_text};
+use crate::{
+    connector::{Connector, Context, RevocationScope, Template},
+    error::TokenError,
+    id::{ApplicationId, ConnectorId, GrantId},
+    oauth::{self, ClientCredentials, TokenReply, TokenRequest, TokenSet},
+    refresh::{
+        flight::Outcome,
+        ledger::{FailureKind, GrantRow},
+        schedule,
+    },
+    seal::{Purpose, SealError, fingerprint},
+    secret::Secret,
+    store::OAuthClient,
+    time::StoreTime,
+    transport::{Answer, Patience, TransportError},
+};
+
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) tokens: TokenSet,
+    pub(super) lifetime: Option<Duration>,
+    pub(super) keep_alive: Option<Duration>,
+}
+
+/// A request with what is needed to read its answer.
+pub(super) struct Prepared {
+    pub(super) request: TokenRequest,
+    tokens: TokenSet,
+    secrets: Vec<Secret>,
+}
+
+/// Whose endpoints and client are meant.
+#[derive(Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub(super) grant: &'a GrantId,
+    pub(super) application: &'a ApplicationId,
+    pub(super) connector: &'a Connector,
+    /// The connection's settings, where the store does not know them any more.
+    pub(super) settings: Option<&'a Map<String, Value>>,
+}
+
+impl GrantEntry {
+    pub(super) fn whose(&self) -> Whose<'_> {
+        Whose {
+            grant: &self.id,
+            application: &self.application,
+            connector: &self.connector,
+            settings: None,
+        }
+    }
+}
+
+impl Inner {
+    /// Builds the request that refreshes a row. Errors are in words for a person; nothing was
+    /// sent then.
+    pub(super) async fn prepare(
+        &self,
+        entry: &GrantEntry,
+        row: &GrantRow,
+    ) -> Result<Prepared, String> {
+        let connector = &entry.connector;
+        let purpose = Purpose::TokenSet {
+            grant: &row.id,
+            version: row.version,
+        };
+        let plain = self
+            .keyring
+            .open(purpose, &row.sealed)
+            .map_err(|error| error.to_string())?;
+        let tokens = TokenSet::from_plain(&plain).ok_or("the stored tokens are malformed")?;
+        let (client, url) = self.client_at(entry.whose(), &connector.token.url).await?;
+        if !connector.token.hosts.is_empty()
+            && !connector
+                .token
+                .hosts
+                .iter()
+                .any(|host| host.matches(&url, &Context::default()))
+        {
+            return Err(format!(
+                "token endpoint host {} is not on the connector's list",
+                url.host_str().unwrap_or("")
+            ));
+        }
+        let extra: Vec<_> = connector
+            .token
+            .params
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        let auth = connector.token.client_auth;
+        let request = match &tokens.refresh_token {
+            Some(refresh_token) => {
+                oauth::refresh(&url, auth, &client.credentials, refresh_token, &extra)
+            }
+            None if tokens.client_credentials => oauth::client_credentials(
+                &url,
+                auth,
+                &client.credentials,
+                &client.scopes.join(" "),
+                &extra,
+            ),
+            None => return Err("there is no refresh token".to_owned()),
+        };
+        let secrets = [
+            &tokens.refresh_token,
+            &tokens.access_token,
+            &client.credentials.secret,
+        ];
+        let secrets = secrets.into_iter().flatten().cloned().collect();
+        Ok(Prepared {
+            request,
+            tokens,
+            secrets,
+        })
+    }
+
+    /// The OAuth client of a grant, and one of its endpoints.
+    async fn client_at(
+        &self,
+        whose: Whose<'_>,
+        endpoint: &Template,
+    ) -> Result<(UsableClient, url::Url), String> {
+        let Whose {
+            grant,
+            application,
+            connector,
+            settings,
+        } = whose;
+        let client = self
+            .store
+            .client(application, &connector.id)
+            .await
+            .map_err(|error| error.0)?
+            .ok_or_else(|| TokenError::NoClient(connector.id.to_string()).to_string())?;
+        let settings = match settings {
+            Some(settings) => settings_as_text(connector, settings),
+            None if endpoint.names_settings() => {
+                let connection = self
+                    .store
+                    .connection_of(grant)
+                    .await
+                    .map_err(|error| error.0)?;
+                settings_as_text(
+                    connector,
+                    &connection
+                        .map(|connection| connection.settings)
+                        .unwrap_or_default(),
+                )
+            }
+            None => BTreeMap::new(),
+        };
+        let context = Context {
+            client: Some(&client.settings),
+            settings: Some(&settings),
+            token: None,
+        };
+        let url = endpoint
+            .fill_url(&context)
+            .map_err(|error| format!("endpoint `{endpoint}`: {error}"))?;
+        let secret = match &client.sealed_secret {
+            Some(sealed) => Some(
+                self.open_client_secret(&client, sealed)
+                    .map_err(|error| error.to_string())?,
+            ),
+            None => None,
+        };
+        let credentials = ClientCredentials {
+            id: client.client_id,
+            secret,
+        };
+        Ok((
+            UsableClient {
+                credentials,
+                scopes: client.scopes,
+            },
+            url,
+        ))
+    }
+
+    /// Reads a provider's answer (DESIGN 3.4).
+    pub(super) fn judge(
+        &self,
+        entry: &GrantEntry,
+        prepared: &Prepared,
+        answer: Result<Answer, TransportError>,
+        now: StoreTime,
+    ) -> Outcome<Arc<Granted>> {
+        let connector = &entry.connector;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(TransportError::TooLate) => return Outcome::TooLate,
+            Err(TransportError::NotSent(message)) => {
+                return Outcome::Failed {
+                    kind: FailureKind::NotSent,
+                    message,
+                    retry_after: None,
+                };
+            }
+            Err(TransportError::NoAnswer(message)) => {
+                return Outcome::Failed {
+                    kind: FailureKind::Unknown,
+                    message,
+                    retry_after: None,
+                };
+            }
+        };
+        let secrets: Vec<&Secret> = prepared.secrets.iter().collect();
+        let reply = oauth::read_token_reply(
+            answer.status,
+            &answer.headers,
+            &answer.body,
+            &connector.token.dialect,
+            &secrets,
+            now.0,
+        );
+        match reply {
+            TokenReply::Granted(response) => {
+                let rest = response.refresh_expires_in.or(connector.idle_lifetime());
+                let tokens_lifetime = response.expires_in;
+                let tokens = prepared.tokens.succeeded_by(response);
+                Outcome::Granted(Arc::new(Granted {
+                    lifetime: tokens_lifetime
+                        .or_else(|| connector.assumed_lifetime(tokens.refreshable())),
+                    keep_alive: rest
+                        .filter(|_| tokens.refresh_token.is_some())
+                        .map(|rest| schedule::keep_alive(rest, self.chance.fraction())),
+                    tokens,
+                }))
+            }
+            // Without a refresh token there is no grant to be dead: the client was refused.
+            TokenReply::Refused(refusal) if prepared.tokens.refresh_token.is_none() => {
+                Outcome::Failed {
+                    kind: FailureKind::Configuration,
+                    message: refusal.to_string(),
+                    retry_after: None,
+                }
+            }
+            TokenReply::Refused(refusal) => Outcome::Refused {
+                reason: refusal.to_string(),
+            },
+            TokenReply::Throttled {
+                refusal,
+                retry_after,
+            } => Outcome::Failed {
+                kind: FailureKind::Throttled,
+                message: refusal.to_string(),
+                retry_after,
+            },
+            TokenReply::Misconfigured(refusal) => Outcome::Failed {
+                kind: FailureKind::Configuration,
+                message: refusal.to_string(),
+                retry_after: None,
+            },
+            TokenReply::Unreadable { why } => Outcome::Failed {
+                kind: FailureKind::Unknown,
+                message: why,
+                retry_after: None,
+            },
+        }
+    }
+
+    /// Revokes an answer that came too late to be of use, where that harms nobody.
+    pub(super) async fn revoke_void(
+        &self,
+        whose: Whose<'_>,
+        tokens: &TokenSet,
+        reauthorized: bool,
+    ) {
+        let Whose {
+            grant, connector, ..
+        } = whose;
+        let (Some(revocation), Some(token)) = (&connector.revocation, &tokens.refresh_token) else {
+            return;
+        };
+        if reauthorized && revocation.scope == RevocationScope::User {
+            tracing::info!(%grant, "a void answer is not revoked: the new authorization would end with it");
+            return;
+        }
+        let result = match self.client_at(whose, &revocation.url).await {
+            Ok((client, url)) => {
+                let request = oauth::revoke(
+                    &url,
+                    connector.token.client_auth,
+                    &client.credentials,
+                    token,
+                );
+                self.exchange_quietly(request).await
+            }
+            Err(why) => Err(why),
+        };
+        match result {
+            Ok(()) => {
+                tracing::info!(%grant, "tokens of a grant that has ended were revoked at the provider");
+            }
+            Err(why) => {
+                tracing::warn!(%grant, %why, "tokens of a grant that has ended could not be revoked");
+            }
+        }
+    }
+
+    pub(super) async fn exchange_quietly(&self, request: TokenRequest) -> Result<(), String> {
+        let patience = Patience {
+            connect: self.config.connect_timeout,
+            answer: self.config.connect_timeout,
+            not_after: None,
+        };
+        let answer = self
+            .transport
+            .exchange(request, patience)
+            .await
+            .map_err(|error| error.to_string())?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(format!("HTTP {}", answer.status))
+        }
+    }
+
+    pub(super) fn fingerprint(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+        tokens: &TokenSet,
+    ) -> Option<[u8; 32]> {
+        let token = tokens.refresh_token.as_ref()?;
+        Some(fingerprint(
+            &self.pepper,
+            &[application.as_str(), connector.as_str()],
+            token,
+        ))
+    }
+
+    pub(super) fn open_client_secret(
+        &self,
+        client: &OAuthClient,
+        sealed: &[u8],
+    ) -> Result<Secret, SealError> {
+        let purpose = Purpose::ClientSecret {
+            application: client.application.as_str(),
+            connector: client.connector.as_str(),
+        };
+        let plain: Zeroizing<Vec<u8>> = self.keyring.open(purpose, sealed)?;
+        let text = std::str::from_utf8(&plain).map_err(|_| SealError::Malformed)?;
+        Ok(Secret::new(text))
+    }
+}
+
+struct UsableClient {
+    credentials: ClientCredentials,
+    scopes: Vec<String>,
+}
