@@ -116,8 +116,6 @@ pub struct Connection {
 /// their first level, and a `null` in them removes the entry.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionPatch {
-    /// Use this grant from now on.
-    pub grant: Option<GrantId>,
     /// Switch on or off.
     pub enabled: Option<bool>,
     /// Merged into the settings.
@@ -150,9 +148,6 @@ impl Connection {
                     into.insert(key, value);
                 }
             }
-        }
-        if patch.grant.is_some() {
-            self.grant = patch.grant;
         }
         self.enabled = patch.enabled.unwrap_or(self.enabled);
         merge(&mut self.settings, patch.settings);
@@ -268,6 +263,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         key: &ConnectionKey,
         patch: ConnectionPatch,
     ) -> StoreResult<Connection>;
+    /// Makes a connection use another one's grant, or a connection that does; `None` if there is
+    /// no such grant. The grant that it used before goes with its last connection.
+    async fn link(
+        &self,
+        key: &ConnectionKey,
+        grant: &GrantId,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Option<Connection>>;
     /// Deletes a connection, and its grant if no other connection uses it.
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>>;
 

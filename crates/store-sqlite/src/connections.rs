@@ -3,6 +3,7 @@
 use rusqlite::{Connection as Db, Params, named_params};
 use tokenward::{
     id::{ApplicationId, ConnectionKey, ConsumerId, GrantId},
+    refresh::ledger::GrantRow,
     store::{Authorize, Authorized, Change, Connection, ConnectionPatch, Deleted, Stamped},
 };
 
@@ -102,13 +103,8 @@ pub(crate) fn authorize(db: &Db, request: Authorize) -> Outcome<Stamped<Authoriz
     };
     grants::save(db, &row)?;
     let mut connection = connection.unwrap_or_else(|| Connection::new(key.clone(), at));
-    connection.apply(
-        ConnectionPatch {
-            grant: Some(grant.clone()),
-            ..patch
-        },
-        at,
-    );
+    connection.grant = Some(grant.clone());
+    connection.apply(patch, at);
     save(db, &connection)?;
     changes::announce(db, &Change::Grant(grant))?;
     changes::announce(db, &Change::Connection(key))?;
@@ -127,6 +123,25 @@ pub(crate) fn patch(db: &Db, key: ConnectionKey, patch: ConnectionPatch) -> Outc
     Ok(connection)
 }
 
+pub(crate) fn link(
+    db: &Db,
+    key: ConnectionKey,
+    grant: GrantId,
+    patch: ConnectionPatch,
+) -> Outcome<Option<Connection>> {
+    if grants::find(db, &grant)?.is_none() {
+        return Ok(None);
+    }
+    let at = grants::now();
+    let mut connection = find(db, &key)?.unwrap_or_else(|| Connection::new(key.clone(), at));
+    let before = connection.grant.replace(grant);
+    connection.apply(patch, at);
+    save(db, &connection)?;
+    changes::announce(db, &Change::Connection(key))?;
+    drop_unused(db, before.as_ref())?;
+    Ok(Some(connection))
+}
+
 pub(crate) fn delete(db: &Db, key: &ConnectionKey) -> Outcome<Option<Deleted>> {
     let Some(connection) = find(db, key)? else {
         return Ok(None);
@@ -136,17 +151,22 @@ pub(crate) fn delete(db: &Db, key: &ConnectionKey) -> Outcome<Option<Deleted>> {
     )?
     .execute(key_params(key))?;
     changes::announce(db, &Change::Connection(key.clone()))?;
-    let mut grant = None;
-    if let Some(id) = &connection.grant
-        && of_grant(db, id)?.is_none()
-    {
-        grant = grants::find(db, id)?;
-    }
-    if let Some(grant) = &grant {
-        grants::delete(db, &grant.id)?;
-        changes::announce(db, &Change::Grant(grant.id.clone()))?;
-    }
+    let grant = drop_unused(db, connection.grant.as_ref())?;
     Ok(Some(Deleted { connection, grant }))
+}
+
+/// Removes a grant that no connection uses any more.
+fn drop_unused(db: &Db, grant: Option<&GrantId>) -> Outcome<Option<GrantRow>> {
+    let Some(id) = grant else { return Ok(None) };
+    if of_grant(db, id)?.is_some() {
+        return Ok(None);
+    }
+    let row = grants::find(db, id)?;
+    if row.is_some() {
+        grants::delete(db, id)?;
+        changes::announce(db, &Change::Grant(id.clone()))?;
+    }
+    Ok(row)
 }
 
 fn save(db: &Db, connection: &Connection) -> Outcome<()> {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
 };
 
 use rusqlite::Connection;
@@ -35,10 +36,13 @@ impl From<Fault> for StoreError {
     }
 }
 
+/// Where verbs are left for a thread.
+pub(crate) type Queue = mpsc::Sender<Box<dyn Job>>;
+
 /// A verb that waits for its turn. It is run once and then answered once.
 pub(crate) trait Job: Send {
-    /// Runs inside a transaction; `false` if its writes must be rolled back.
-    fn run(&mut self, connection: &Connection) -> bool;
+    /// Runs inside a transaction; an error if its writes must be rolled back.
+    fn run(&mut self, connection: &Connection) -> StoreResult<()>;
     /// Answers the caller: with the verb's own outcome, or with the error that undid it.
     fn answer(self: Box<Self>, undone: Option<&StoreError>);
 }
@@ -71,16 +75,16 @@ where
     T: Send,
     F: FnOnce(&Connection) -> Outcome<T> + Send,
 {
-    fn run(&mut self, connection: &Connection) -> bool {
+    fn run(&mut self, connection: &Connection) -> StoreResult<()> {
         let Some(verb) = self.verb.take() else {
-            return true;
+            return Ok(());
         };
         // A panic must not take the thread away from everybody else.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             verb(connection).map_err(StoreError::from)
         }))
         .unwrap_or_else(|_| Err(StoreError("a verb of the store panicked".to_owned())));
-        let done = outcome.is_ok();
+        let done = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
         self.outcome = Some(outcome);
         done
     }

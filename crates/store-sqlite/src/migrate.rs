@@ -31,6 +31,7 @@ pub(crate) fn check(connection: &Connection, path: &Path) -> Result<i64, OpenErr
 }
 
 /// What tells whose file it is.
+#[derive(Clone, Copy)]
 struct Marks {
     schema: i64,
     application: i64,

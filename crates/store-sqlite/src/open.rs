@@ -3,7 +3,7 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, mpsc},
+    sync::Mutex,
     thread,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokenward::store::{StoreError, StoreResult};
 
 use crate::{
-    job::{Job, Outcome, job},
+    job::{Outcome, Queue, job},
     migrate, reader, writer,
 };
 
@@ -29,8 +29,8 @@ const STATEMENTS: usize = 64;
 /// still written, and the threads end by themselves.
 pub struct SqliteStore {
     path: PathBuf,
-    writes: mpsc::Sender<Box<dyn Job>>,
-    reads: mpsc::Sender<Box<dyn Job>>,
+    writes: Queue,
+    reads: Queue,
 }
 
 /// Why a vault could not be opened.
@@ -135,10 +135,12 @@ impl SqliteStore {
         let readers = (0..READERS)
             .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
             .collect::<Result<Vec<_>, _>>()?;
+        let (reads, threads) = reader::start(readers).map_err(OpenError::Thread)?;
+        let writes = writer::start(connection, threads).map_err(OpenError::Thread)?;
         Ok(Self {
             path: path.to_owned(),
-            writes: writer::start(connection).map_err(OpenError::Thread)?,
-            reads: reader::start(readers).map_err(OpenError::Thread)?,
+            writes,
+            reads,
         })
     }
 
@@ -161,7 +163,7 @@ impl SqliteStore {
 }
 
 async fn enqueue<T: Send + 'static>(
-    queue: &mpsc::Sender<Box<dyn Job>>,
+    queue: &Queue,
     verb: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
 ) -> StoreResult<T> {
     let (job, answer) = job(verb);

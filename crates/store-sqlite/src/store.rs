@@ -137,6 +137,17 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn link(
+        &self,
+        key: &ConnectionKey,
+        grant: &GrantId,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Option<Connection>> {
+        let (key, grant) = (key.clone(), grant.clone());
+        self.write(move |db| connections::link(db, key, grant, patch))
+            .await
+    }
+
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
         let key = key.clone();
         self.write(move |db| connections::delete(db, &key)).await

@@ -1,13 +1,17 @@
 //! The one thread that writes.
 
-use std::{io, sync::mpsc, thread};
+use std::{
+    io,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokenward::store::StoreError;
 
 use crate::{
     changes,
-    job::{Fault, Job},
+    job::{Fault, Job, Queue},
 };
 
 /// At most so many verbs share one transaction.
@@ -15,16 +19,23 @@ const GROUP: usize = 64;
 /// Old changes are pruned once in so many groups.
 const GROUPS_BETWEEN_PRUNES: u64 = 64;
 
-/// Starts the thread. It ends when the last sender is gone and the queue is empty.
-pub(crate) fn start(connection: Connection) -> io::Result<mpsc::Sender<Box<dyn Job>>> {
+/// Starts the thread. It ends when the last sender is gone and the queue is empty, and after the
+/// threads that read: whoever closes the file last tidies it up, which takes the right to write.
+pub(crate) fn start(connection: Connection, readers: Vec<JoinHandle<()>>) -> io::Result<Queue> {
     let (queue, jobs) = mpsc::channel();
     thread::Builder::new()
         .name("vault-writer".to_owned())
-        .spawn(move || write(connection, &jobs))?;
+        .spawn(move || {
+            let mut connection = connection;
+            write(&mut connection, &jobs);
+            for reader in readers {
+                let _ = reader.join();
+            }
+        })?;
     Ok(queue)
 }
 
-fn write(mut connection: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
+fn write(connection: &mut Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
     let mut groups = 0_u64;
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
@@ -32,7 +43,7 @@ fn write(mut connection: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
         let prune = groups.is_multiple_of(GROUPS_BETWEEN_PRUNES);
         groups += 1;
 
-        let undone = commit(&mut connection, &mut group, prune)
+        let undone = commit(connection, &mut group, prune)
             .err()
             .map(StoreError::from);
         if let Some(error) = &undone {
@@ -46,7 +57,7 @@ fn write(mut connection: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
 }
 
 /// Runs a group in one transaction. A job that fails takes back its own writes only; an error
-/// here means that none of them took effect.
+/// here means that none of them is known to have taken effect.
 fn commit(
     connection: &mut Connection,
     group: &mut [Box<dyn Job>],
@@ -60,16 +71,15 @@ fn commit(
     for job in group {
         let savepoint = transaction.savepoint()?;
         let done = job.run(&savepoint);
-        // A full disk or an I/O error ends the whole transaction, whatever SQLite was doing.
-        if savepoint.is_autocommit() {
-            return Err(Fault::Refused(
-                "the transaction was rolled back: disk full, or an I/O error".to_owned(),
-            ));
-        }
-        if done {
-            savepoint.commit()?;
-        } else {
-            savepoint.finish()?;
+        match done {
+            Ok(()) => savepoint.commit()?,
+            // A full disk or an I/O error ends the whole transaction, whatever SQLite was doing.
+            Err(cause) if savepoint.is_autocommit() => {
+                return Err(Fault::Refused(format!(
+                    "the transaction was rolled back: {cause}"
+                )));
+            }
+            Err(_) => savepoint.finish()?,
         }
     }
     transaction.commit()?;

@@ -233,23 +233,36 @@ impl Store for MemoryStore {
         Ok(connection)
     }
 
+    async fn link(
+        &self,
+        key: &ConnectionKey,
+        grant: &GrantId,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Option<Connection>> {
+        let now = self.now();
+        let mut state = self.state()?;
+        if !state.grants.contains_key(grant) {
+            return Ok(None);
+        }
+        let connection = state
+            .connections
+            .entry(key.clone())
+            .or_insert_with(|| Connection::new(key.clone(), now));
+        let before = connection.grant.replace(grant.clone());
+        connection.apply(patch, now);
+        let connection = connection.clone();
+        state.changes.push(Change::Connection(key.clone()));
+        state.drop_unused(before.as_ref());
+        Ok(Some(connection))
+    }
+
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
         let mut state = self.state()?;
         let Some(connection) = state.connections.remove(key) else {
             return Ok(None);
         };
-        let unused = connection.grant.clone().filter(|grant| {
-            !state
-                .connections
-                .values()
-                .any(|other| other.grant.as_ref() == Some(grant))
-        });
-        let grant = unused.and_then(|grant| state.grants.remove(&grant));
         state.changes.push(Change::Connection(key.clone()));
-        if let Some(grant) = &grant {
-            let change = Change::Grant(grant.id.clone());
-            state.changes.push(change);
-        }
+        let grant = state.drop_unused(connection.grant.as_ref());
         Ok(Some(Deleted { connection, grant }))
     }
 
@@ -417,6 +430,21 @@ impl State {
         })
     }
 
+    /// Removes a grant that no connection uses any more.
+    fn drop_unused(&mut self, grant: Option<&GrantId>) -> Option<GrantRow> {
+        let grant = grant?;
+        if self
+            .connections
+            .values()
+            .any(|connection| connection.grant.as_ref() == Some(grant))
+        {
+            return None;
+        }
+        let row = self.grants.remove(grant)?;
+        self.changes.push(Change::Grant(grant.clone()));
+        Some(row)
+    }
+
     fn authorize(&mut self, request: Authorize, now: StoreTime) -> Authorized {
         let Authorize {
             connection: key,
@@ -456,13 +484,8 @@ impl State {
             .connections
             .entry(key.clone())
             .or_insert_with(|| Connection::new(key.clone(), now));
-        connection.apply(
-            ConnectionPatch {
-                grant: Some(grant.clone()),
-                ..patch
-            },
-            now,
-        );
+        connection.grant = Some(grant.clone());
+        connection.apply(patch, now);
         let connection = connection.clone();
         self.changes
             .extend([Change::Grant(grant), Change::Connection(key)]);

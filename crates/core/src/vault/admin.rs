@@ -9,7 +9,10 @@ use crate::{
     connector::{Connector, GrantType},
     id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
     oauth::TokenSet,
-    refresh::{ledger::FreshGrant, schedule},
+    refresh::{
+        ledger::{FreshGrant, Standing},
+        schedule,
+    },
     seal::Purpose,
     secret::Secret,
     store::{Authorize, Authorized, Change, Connection, ConnectionPatch, OAuthClient, StoreError},
@@ -134,9 +137,9 @@ impl Vault {
             }
         }
         let patch = ConnectionPatch {
+            enabled: None,
             settings: import.settings.clone(),
             metadata: import.metadata.clone(),
-            ..ConnectionPatch::default()
         };
         let tokens = TokenSet {
             access_token: import.access_token.clone(),
@@ -203,13 +206,16 @@ impl Vault {
                     .await?
                 && present.as_ref() != Some(&twin.id)
             {
-                let patch = ConnectionPatch {
-                    grant: Some(twin.id),
-                    ..patch
-                };
-                let connection = inner.store.save_connection(key, patch).await?;
-                self.heed(Change::Connection(key.clone())).await;
-                return Ok(connection);
+                // The same login: it is shared, never copied. A dead one is then authorized anew
+                // with what was given, by the next turn of this loop.
+                let dead = twin.standing != Standing::Live;
+                match inner.store.link(key, &twin.id, patch.clone()).await? {
+                    Some(connection) if !dead => {
+                        self.heed(Change::Connection(key.clone())).await;
+                        return Ok(connection);
+                    }
+                    _ => continue,
+                }
             }
             let grant = present.unwrap_or_else(|| GrantId::new(uuid::Uuid::now_v7().to_string()));
             let stamped = inner.store.grant(&grant).await?;
@@ -269,11 +275,12 @@ impl Vault {
             .await?
             .and_then(|connection| connection.grant)
             .ok_or_else(|| AdminError::UnknownConnection(other.to_string()))?;
-        let patch = ConnectionPatch {
-            grant: Some(grant),
-            ..patch
-        };
-        let connection = self.inner.store.save_connection(key, patch).await?;
+        let connection = self
+            .inner
+            .store
+            .link(key, &grant, patch)
+            .await?
+            .ok_or_else(|| AdminError::UnknownConnection(other.to_string()))?;
         self.heed(Change::Connection(key.clone())).await;
         Ok(connection)
     }
@@ -289,10 +296,6 @@ impl Vault {
         patch: ConnectionPatch,
     ) -> Result<Connection, AdminError> {
         self.connector_of(key)?;
-        let patch = ConnectionPatch {
-            grant: None,
-            ..patch
-        };
         let connection = self.inner.store.save_connection(key, patch).await?;
         self.heed(Change::Connection(key.clone())).await;
         Ok(connection)

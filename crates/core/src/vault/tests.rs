@@ -509,6 +509,18 @@ async fn a_new_authorization_revives_a_dead_grant() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_login_imported_elsewhere_lives_again_for_all() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::Refuse];
+    assert!(matches!(world.token().await, Err(TokenError::Dead { .. })));
+    let second = ConnectionKey::new("app", "other", "crm", "acme");
+    world.import(&second, "1").await;
+    assert_eq!(world.vault.token(&second).await.unwrap().version(), 2);
+    assert_eq!(world.token().await.unwrap(), "at-1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delete_in_flight_wins_and_its_answer_is_revoked() {
     let world = World::new("revokes").await;
     world.pass(700).await;

@@ -15,7 +15,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::ConfigVerifierExt as _;
 
 pub use address::AddressRules;
@@ -27,15 +27,17 @@ pub type GatewayClient<B> = Client<HttpsConnector<HttpConnector<GuardedResolver>
 
 /// TLS with the operating system's roots.
 ///
-/// # Errors
-///
-/// When the operating system's roots cannot be read.
-pub fn tls_config() -> anyhow::Result<ClientConfig> {
+/// A system without any (a container without `ca-certificates`) can do without TLS: the
+/// configuration then trusts nobody, and every TLS handshake fails with a clear error.
+pub fn tls_config() -> ClientConfig {
     // Named, because two providers in one process would make rustls panic at the first handshake.
     // Setting it twice (tests) fails harmlessly.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    ClientConfig::with_platform_verifier().map_err(|error| {
-        anyhow::anyhow!("the system's TLS certificates cannot be read: {error}. Install the package ca-certificates")
+    ClientConfig::with_platform_verifier().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the system has no TLS certificates, so no https host can be reached; install the package ca-certificates");
+        ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth()
     })
 }
 

@@ -31,14 +31,11 @@ async fn authorize(store: &dyn Store, request: Authorize) -> Authorized {
 }
 
 async fn share(store: &dyn Store, consumer: &str, grant: &str) {
-    let patch = ConnectionPatch {
-        grant: Some(grant.into()),
-        ..ConnectionPatch::default()
-    };
     store
-        .save_connection(&key(consumer), patch)
+        .link(&key(consumer), &grant.into(), ConnectionPatch::default())
         .await
-        .expect("save");
+        .expect("link")
+        .expect("the grant exists");
 }
 
 /// One statement makes the connection and its grant, and applies the patch.
@@ -202,7 +199,6 @@ pub async fn a_patch_is_merged(subject: Subject) {
     store.save_connection(&key("c"), patch).await.expect("save");
     let patch = ConnectionPatch {
         enabled: Some(false),
-        grant: Some("g".into()),
         settings: Some(object(json!({"b": {"z": 1}, "c": null, "d": "'\"\\"}))),
         metadata: None,
     };
@@ -212,12 +208,52 @@ pub async fn a_patch_is_merged(subject: Subject) {
         object(json!({"a": 1, "b": {"z": 1}, "d": "'\"\\"}))
     );
     assert_eq!(saved.metadata, object(json!({"m": true})));
-    assert_eq!((saved.enabled, &saved.grant), (false, &Some("g".into())));
+    assert!(!saved.enabled && saved.grant.is_none());
     assert_eq!(saved.created_at, made.created_at);
     assert!(saved.updated_at >= made.updated_at);
     assert_eq!(
         store.connection(&key("c")).await.expect("read"),
         Some(saved)
+    );
+}
+
+/// A connection can use a grant that exists, and what it used before goes with its last user.
+pub async fn a_link_leaves_no_grant_behind(subject: Subject) {
+    let store = &*subject.store;
+    granted(store, "c", "g").await;
+    granted(store, "d", "h").await;
+    let nothing = ConnectionPatch::default;
+    let missing = store.link(&key("c"), &"none".into(), nothing()).await;
+    assert_eq!(missing.expect("link"), None);
+    share(store, "e", "g").await;
+    share(store, "c", "h").await;
+    // `e` uses it still.
+    assert!(
+        store
+            .grant(&"g".into())
+            .await
+            .expect("read")
+            .value
+            .is_some()
+    );
+    share(store, "e", "h").await;
+    assert!(
+        store
+            .grant(&"g".into())
+            .await
+            .expect("read")
+            .value
+            .is_none()
+    );
+    // Linking to what it has already takes nothing away.
+    share(store, "e", "h").await;
+    assert!(
+        store
+            .grant(&"h".into())
+            .await
+            .expect("read")
+            .value
+            .is_some()
     );
 }
 

@@ -87,7 +87,6 @@ pub async fn everything_survives_reopening(subject: Subject) {
         enabled: Some(false),
         settings: json!({"org": {"id": 1.5}}).as_object().cloned(),
         metadata: json!({"who": "ü"}).as_object().cloned(),
-        grant: None,
     };
     store
         .save_connection(&key("fresh"), patch)

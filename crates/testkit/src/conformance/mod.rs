@@ -62,6 +62,7 @@ macro_rules! conformance_tests {
                 a_known_token_is_a_conflict,
                 one_of_many_authorizations_with_a_token_wins,
                 a_patch_is_merged,
+                a_link_leaves_no_grant_behind,
                 concurrent_patches_are_all_merged,
                 the_last_connection_takes_the_grant_with_it,
                 connections_are_listed_by_key;

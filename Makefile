@@ -1,0 +1,32 @@
+# The one entry for people and CI. `make help` lists the targets.
+.PHONY: help demo deps test unit lint fmt docs bench prune
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: ## Show the refresh race, and how it does not happen here
+	cargo run --release -- demo
+
+deps: ## Install what the tests need and is missing (Debian packages, cargo-nextest, oidc-provider)
+	scripts/deps.sh
+
+test: deps lint ## Install what is missing, then pass everything
+	cargo nextest run --workspace
+
+unit: ## The tests of the engine alone: seconds
+	cargo nextest run -p tokenward
+
+lint: ## Format, clippy, documentation, dependency bans
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	scripts/bans.sh
+
+fmt: ## Format everything
+	cargo fmt --all
+
+bench: ## Requests per second: nginx, a bare hyper proxy and Tokenward, side by side
+	scripts/deps.sh bench
+	cargo build --release --workspace --examples --bins
+	python3 bench/gateway.py

