@@ -126,8 +126,9 @@ pub async fn an_authorization_replaces_its_own_grant_only(subject: Subject) {
     let again = authorized(store, authorization("c", "g", 1, fresh("its own"))).await;
     assert_eq!((again.version, again.authorized_version), (2, 2));
 
-    // A connection whose grant is gone may have a new one.
-    share(store, "e", "gone").await;
+    // A connection that has none may have a new one.
+    let bare = store.save_connection(&key("e"), ConnectionPatch::default());
+    assert_eq!(bare.await.expect("save").grant, None);
     assert_eq!(granted(store, "e", "h").await.version, 1);
 }
 
