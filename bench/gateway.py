@@ -325,11 +325,16 @@ def start_tokenward(children: Children, upstream: Target, release: Path) -> Targ
 id = "bench"
 name = "Bench"
 unified_apis = ["crm"]
-authorize_url = "http://127.0.0.1:{upstream.port}/authorize"
-token_url = "http://127.0.0.1:{upstream.port}/token"
-client_auth = "basic"
-replay = "harmless"
-api_hosts = ["127.0.0.1"]
+[authorization]
+url = "http://127.0.0.1:{upstream.port}/authorize"
+[token]
+url = "http://127.0.0.1:{upstream.port}/token"
+[refresh]
+rotation = "never"
+replay = {{ policy = "harmless" }}
+[api]
+base_url = "http://127.0.0.1:{upstream.port}"
+hosts = ["http://127.0.0.1:{upstream.port}"]
 """
     )
     secret = children.scratch / "client-secret"

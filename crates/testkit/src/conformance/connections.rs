@@ -127,8 +127,11 @@ pub async fn an_authorization_replaces_its_own_grant_only(subject: Subject) {
     assert_eq!((again.version, again.authorized_version), (2, 2));
 
     // A connection that has none may have a new one.
-    let bare = store.save_connection(&key("e"), ConnectionPatch::default());
-    assert_eq!(bare.await.expect("save").grant, None);
+    let bare = store
+        .save_connection(&key("e"), ConnectionPatch::default())
+        .await
+        .expect("save");
+    assert_eq!(bare.grant, None);
     assert_eq!(granted(store, "e", "h").await.version, 1);
 }
 
