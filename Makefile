@@ -28,5 +28,4 @@ fmt: ## Format everything
 
 bench: ## Requests per second: nginx, a bare hyper proxy and Tokenward, side by side
 	scripts/deps.sh bench
-	cargo build --release --workspace --examples --bins
 	python3 bench/gateway.py
