@@ -1,4 +1,5 @@
 //! What the tests, the demo and the crash harness of Tokenward share. It never ships.
 
 pub mod conformance;
+pub mod crash;
 pub mod sandbox;
