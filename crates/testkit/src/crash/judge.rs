@@ -377,7 +377,10 @@ impl Court<'_> {
         for (at, again) in uses.iter().enumerate() {
             let earlier = uses[..at].iter().zip(losses);
             let same = earlier.filter(|(used, _)| used.presented == again.presented);
-            let mut repetition = false;
+            // Without rotation every refresh sends the same token.
+            let mut repetition = place.rotation == Rotation::Never
+                && at > 0
+                && losses[at - 1].is_some_and(|loss| matches!(loss, Loss::AtProvider(_)));
             for (used, loss) in same {
                 let open = used
                     .closed
@@ -389,10 +392,9 @@ impl Court<'_> {
                     );
                     self.accuse(place, Some(family), what);
                 }
-                let (Some(_), true) = (used.granted, place.rotation != Rotation::Never) else {
-                    repetition |= loss.is_some();
+                if place.rotation == Rotation::Never || used.granted.is_none() {
                     continue;
-                };
+                }
                 repetition = true;
                 match loss {
                     Some(loss) if loss.at() <= again.seen + SLACK_MS => {}
