@@ -1,5 +1,6 @@
 //! Whole processes: `tokenward serve` and the command line against real OAuth servers.
 
+mod chaos;
 mod cli;
 mod crash;
 mod demo;
