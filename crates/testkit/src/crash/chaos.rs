@@ -169,9 +169,14 @@ impl Chaos {
         let moment = MOMENTS[pick(MOMENTS.len(), chance)];
         let victim = match moment.event {
             Some(kind) => watch.process(kind, &self.fleet).await,
+            // A command as likely as any server: they are few at a time.
             None => {
-                let servers = self.fleet.servers();
-                servers.get(pick(servers.len(), chance)).cloned()
+                let all = self.fleet.all();
+                let commands: Vec<_> = all.iter().filter(|one| one.server.is_none()).collect();
+                match commands.get(pick(2 * commands.len(), chance)) {
+                    Some(command) => Some((*command).clone()),
+                    None => all.get(pick(all.len(), chance)).cloned(),
+                }
             }
         };
         let Some(victim) = victim else { return };

@@ -177,6 +177,15 @@ impl Fleet {
         servers.map(|(process, _)| process.clone()).collect()
     }
 
+    /// Everything that runs, commands included.
+    pub(super) fn all(&self) -> Vec<Process> {
+        let running = lock(&self.running);
+        running
+            .values()
+            .map(|(process, _)| process.clone())
+            .collect()
+    }
+
     /// Kills a process at once. `false`: it had ended, or is stopped.
     pub(super) async fn kill(&self, process: &Process) -> bool {
         if lock(&self.paused).contains(&process.via) {

@@ -56,6 +56,9 @@ pub struct CrashOptions {
     pub seed: u64,
 }
 
+/// Commands at a time.
+const COMMANDS: u64 = 2;
+
 /// Runs and judges.
 ///
 /// # Errors
@@ -101,7 +104,10 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
         reauthorized: AtomicU64::new(0),
         violations: Mutex::default(),
     });
-    calling.spawn(helper.clone().commands(options.seed, hush.clone()));
+    for number in 0..COMMANDS {
+        let seed = options.seed.wrapping_add(number);
+        calling.spawn(helper.clone().commands(seed, hush.clone()));
+    }
     let healing = TaskTracker::new();
     let healer = helper.clone();
     healing.spawn(async move {
