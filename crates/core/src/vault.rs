@@ -349,6 +349,12 @@ impl Vault {
             let (error, retry_at) = match landing {
                 Some(Landing::Newer) => continue,
                 Some(Landing::Failed { error, retry_at }) => (error, retry_at),
+                // The old token was worth waiting a little for, and has died meanwhile: now the
+                // whole of the caller's patience counts.
+                None if now < deadline && alive(now).is_none() => {
+                    laps -= 1;
+                    continue;
+                }
                 None => {
                     let waited_ms = u64::try_from(begun.until(now).as_millis()).unwrap_or(u64::MAX);
                     (TokenError::DeadlineExceeded { waited_ms }, None)

@@ -134,4 +134,32 @@ mod tests {
             assert!(!error.contains("at-secret"), "{error}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever stands in an import: it is read, or refused without a word of what it holds.
+        #[test]
+        fn any_import_is_read_and_no_value_is_repeated(
+            key in "(access_token|refresh_token|issued_at|expires_in|[a-z_]{1,12})",
+            kind in 0..4,
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60),
+        ) {
+            let _ = read(&noise);
+            let secret = "at-0123456789-secret";
+            let value = match kind {
+                0 => serde_json::json!(secret),
+                1 => serde_json::json!([secret]),
+                2 => serde_json::json!({ "x": secret }),
+                _ => serde_json::json!(-1e300),
+            };
+            for body in [
+                serde_json::json!({ "credentials": { key.clone(): value.clone() } }),
+                serde_json::json!({ "credentials": value.clone() }),
+                serde_json::json!({ "credentials": {}, "settings": value.clone(), key: value }),
+            ] {
+                if let Err(why) = read(body.to_string().as_bytes()) {
+                    proptest::prop_assert!(!why.contains("secret"), "{}", why);
+                }
+            }
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub mod observe;
 pub mod open;
 pub mod serve;
 
+#[doc(hidden)]
+pub use gateway::fuzz;
 use tokenward::time::StoreTime;
 
 /// The calendar, for what is shown to people and for remaining times in errors. No decision

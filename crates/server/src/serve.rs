@@ -49,6 +49,9 @@ pub struct ServeOptions {
     /// How often a failed idempotent request is sent again
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub retries: u32,
+    /// A process that dies while it refreshes is taken over after this many milliseconds (for tests; at least 1000)
+    #[arg(long, hide = true, default_value_t = 20_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1000..))]
+    pub claim_ttl_ms: u64,
     /// Where to write "listening on ..." as JSON
     #[arg(long)]
     pub json: bool,
@@ -79,6 +82,7 @@ pub async fn serve(
     let config = VaultConfig {
         margin: Duration::from_secs(options.margin),
         refresh_ahead: !options.no_refresh_ahead,
+        claim_ttl: Duration::from_millis(options.claim_ttl_ms),
         ..VaultConfig::default()
     };
     let opened = vault_options

@@ -2,4 +2,5 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod crash;
 pub mod sandbox;

@@ -185,3 +185,34 @@ fn every_shipped_fact_has_a_source() {
         }
     }
 }
+
+proptest::proptest! {
+    /// A shipped file with a line changed, doubled or left out is read or refused with the place
+    /// of the fault; a catalogue is never half changed.
+    #[test]
+    fn any_connector_file_is_read(
+        which in 0..SHIPPED.len(),
+        cut in proptest::prelude::any::<proptest::sample::Index>(),
+        paste in proptest::prelude::any::<proptest::sample::Index>(),
+        noise in ".{0,12}",
+    ) {
+        let lines: Vec<&str> = SHIPPED[which].1.lines().collect();
+        let (cut, paste) = (cut.index(lines.len()), paste.index(lines.len()));
+        for replacement in ["", lines[paste], noise.as_str()] {
+            let mut changed = lines.clone();
+            changed[cut] = replacement;
+            let text = changed.join("\n");
+            let mut catalogue = Catalogue::default();
+            match catalogue.add("x.toml", &text) {
+                Ok(connector) => {
+                    proptest::prop_assert!(catalogue.find(connector.id.as_str()).is_some());
+                    proptest::prop_assert!(!connector.unified_apis.is_empty());
+                }
+                Err(error) => {
+                    proptest::prop_assert!(error.line >= 1 && error.line <= lines.len() + 1, "{}", error);
+                    proptest::prop_assert_eq!(catalogue.iter().count(), 0);
+                }
+            }
+        }
+    }
+}

@@ -119,6 +119,8 @@ impl<'de> Deserialize<'de> for HostPattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     fn allows(pattern: &str, url: &str) -> bool {
@@ -196,5 +198,74 @@ mod tests {
                 client: None
             }
         ));
+    }
+
+    /// Pieces of which URLs that mean to deceive are made.
+    const PIECES: &[&str] = &[
+        "https://",
+        "http://",
+        "//",
+        "/",
+        "\\",
+        "@",
+        ":",
+        "443",
+        "80",
+        ".",
+        "..",
+        "?",
+        "#",
+        "%2e",
+        "%40",
+        "\t",
+        "api.xero.com",
+        "api",
+        "xero.com",
+        "evil.example",
+        "my.salesforce.com",
+        "x",
+        "user",
+        "\u{3002}",
+        "\u{ff41}",
+    ];
+
+    fn pieces() -> impl proptest::strategy::Strategy<Value = String> {
+        proptest::collection::vec(proptest::sample::select(PIECES), 1..10)
+            .prop_map(|pieces| pieces.concat())
+    }
+
+    proptest::proptest! {
+        /// A URL that is let through is at the host of the pattern, and at no other.
+        #[test]
+        fn what_matches_is_at_the_listed_host(front in pieces(), rest in pieces()) {
+            for text in [format!("https://{front}{rest}"), format!("https://api.xero.com{rest}"), front.clone() + &rest] {
+                let Ok(url) = text.parse::<Url>() else { continue };
+                let host = url.host_str().unwrap_or_default();
+                let plain = url.scheme() == "https" && url.port().is_none() && url.username().is_empty() && url.password().is_none();
+                let exact = HostPattern::parse("https://api.xero.com").unwrap();
+                proptest::prop_assert_eq!(exact.matches(&url, &Context::default()), plain && host == "api.xero.com", "{}", &url);
+                let wide = HostPattern::parse("https://*.my.salesforce.com").unwrap();
+                let front = host.strip_suffix(".my.salesforce.com");
+                proptest::prop_assert_eq!(
+                    wide.matches(&url, &Context::default()),
+                    plain && front.is_some_and(|front| !front.is_empty()),
+                    "{}", &url
+                );
+            }
+        }
+
+        /// No pattern makes the reader panic, and a literal one matches its own origin.
+        #[test]
+        fn any_pattern_is_read(text in ".{0,30}", scheme in "https?", rest in pieces()) {
+            for text in [text, format!("{scheme}://{rest}")] {
+                if let Ok(pattern) = HostPattern::parse(&text)
+                    && !text.contains("*.") && !text.contains('{')
+                    && let Ok(url) = text.parse::<Url>()
+                {
+                    let plain = url.username().is_empty() && url.password().is_none();
+                    proptest::prop_assert_eq!(pattern.matches(&url, &Context::default()), plain, "{}", text);
+                }
+            }
+        }
     }
 }

@@ -226,4 +226,25 @@ mod tests {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        /// What is read is shown as it was written, and read again the same; values go in as they
+        /// are, and are not read for places themselves.
+        #[test]
+        fn any_template_is_read(text in "([a-z/:]|[{}.]|\\{(client|token|settings)\\.[a-z]{1,2}\\}){0,12}", value in ".{0,8}") {
+            let Ok(template) = Template::parse(&text) else { return Ok(()) };
+            proptest::prop_assert_eq!(template.to_string(), text.clone());
+            proptest::prop_assert_eq!(Template::parse(&text).unwrap(), template.clone());
+            let values: BTreeMap<_, _> = ('a'..='z')
+                .flat_map(|a| std::iter::once(a.to_string()).chain(('a'..='z').map(move |b| format!("{a}{b}"))))
+                .map(|name| (name, value.clone()))
+                .collect();
+            let context = Context { client: Some(&values), settings: Some(&values), token: Some(&values) };
+            let filled = template.fill(&context).unwrap();
+            let places = text.matches('{').count();
+            let letters = text.len() - text.split('{').skip(1).map(|part| part.find('}').unwrap_or(0) + 2).sum::<usize>();
+            proptest::prop_assert_eq!(filled.len(), letters + places * value.len());
+            proptest::prop_assert_eq!(template.literal().is_some(), places == 0);
+        }
+    }
 }

@@ -198,4 +198,23 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        /// Whatever comes back: a code and a state that each stand there once, or an error.
+        #[test]
+        fn any_callback_is_read(query in "[a-z=&%+0-9.]{0,40}", code in "[a-z%&=]{0,6}", error in proptest::option::of("[a-z]{0,4}")) {
+            let error = error.map(|error| format!("&error={error}")).unwrap_or_default();
+            let query = format!("{query}&state=s&code={code}{error}");
+            let count = |name| form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name).count();
+            match read_callback(&query, "code") {
+                Ok(callback) => {
+                    proptest::prop_assert!(!callback.code.is_empty() && !callback.state.is_empty());
+                    proptest::prop_assert_eq!((count("code"), count("state")), (1, 1));
+                    proptest::prop_assert!(error.is_empty() || error == "&error=");
+                }
+                Err(CallbackError::Refused { .. }) => proptest::prop_assert_eq!(count("error"), 1),
+                Err(CallbackError::Malformed(_)) => {}
+            }
+        }
+    }
 }

@@ -339,15 +339,11 @@ impl<T: Clone> Flight<T> {
                 first: false,
             });
         }
-        if row.held(at) {
+        if row.held_within(self.plan.claim_ttl, at) {
             let poll = self.plan.poll;
             return self.wait(poll);
         }
-        if row
-            .trouble
-            .as_ref()
-            .is_some_and(|trouble| at < trouble.retry_at)
-        {
+        if row.cooling(at) {
             return self.finish(Ending::Failed {
                 row,
                 at,

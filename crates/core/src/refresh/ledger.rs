@@ -274,6 +274,22 @@ impl GrantRow {
         self.claim.as_ref().is_some_and(|claim| now < claim.until)
     }
 
+    /// Whether somebody holds a claim at `now` that can be waited for: one whose end is further
+    /// away than `ttl` was taken before the clock jumped back, and [`claim`](Self::claim) mends it.
+    pub fn held_within(&self, ttl: Duration, now: StoreTime) -> bool {
+        self.claim
+            .as_ref()
+            .is_some_and(|claim| now < claim.until && claim.until <= now + ttl)
+    }
+
+    /// Whether a failure is too recent to try again at `now`. One that lies in the future was
+    /// recorded before the clock jumped back and says nothing.
+    pub fn cooling(&self, now: StoreTime) -> bool {
+        self.trouble
+            .as_ref()
+            .is_some_and(|trouble| trouble.since <= now && now < trouble.retry_at)
+    }
+
     /// Whether the access token is alive at `now`, as far as its expiry tells.
     pub fn access_alive(&self, now: StoreTime) -> bool {
         self.version > 0 && self.expires_at.is_none_or(|at| now < at)
@@ -291,6 +307,9 @@ impl GrantRow {
             && now < claim.until
         {
             if claim.owner != request.owner {
+                // No claim is longer than this: the clock has jumped back since. From now on it
+                // has its whole length once more, because its owner may live and extend it.
+                claim.until = claim.until.min(now + request.ttl);
                 return ClaimReply::Held(self.clone());
             }
             // Our own claim, whose reply was lost: nothing was sent under it yet. Without an
@@ -304,9 +323,7 @@ impl GrantRow {
                 return ClaimReply::Claimed(self.clone());
             }
         }
-        if let Some(trouble) = &self.trouble
-            && now < trouble.retry_at
-        {
+        if self.cooling(now) {
             return ClaimReply::Cooling(self.clone());
         }
         // Whoever was in flight has let the claim run out: what it sent has no known outcome.

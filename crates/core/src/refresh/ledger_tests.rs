@@ -123,6 +123,41 @@ fn a_claim_whose_reply_was_lost_is_the_same_claim() {
     assert_eq!((again.epoch, again.attempt.map(|a| a.sends)), (1, Some(1)));
 }
 
+/// Found by the crash harness: the claim of a dead owner held until the clock had caught up.
+#[test]
+fn a_clock_that_jumps_back_prolongs_neither_a_claim_nor_a_pause() {
+    let mut row = row();
+    let two_hours_ago = 3600 - 7200;
+    claim(&mut row, "dead", ReplayPolicy::Harmless, Need::Stale, 3600);
+    assert!(row.held(at(two_hours_ago)) && !row.held_within(TTL, at(two_hours_ago)));
+    let asked = |row: &mut GrantRow, now| claim(row, "b", ReplayPolicy::Harmless, Need::Stale, now);
+    assert!(matches!(
+        asked(&mut row, two_hours_ago),
+        ClaimReply::Held(_)
+    ));
+    // The owner may live: it has the whole length of a claim to show it.
+    assert!(row.held_within(TTL, at(two_hours_ago)));
+    assert!(matches!(
+        asked(&mut row, two_hours_ago + 19),
+        ClaimReply::Held(_)
+    ));
+    let ClaimReply::Claimed(ours) = asked(&mut row, two_hours_ago + 20) else {
+        panic!("{row:?}")
+    };
+    settle(
+        &mut row,
+        ours.version,
+        ours.epoch,
+        failed(FailureKind::NotSent),
+        3600,
+    );
+    assert!(row.cooling(at(3600)) && !row.cooling(at(two_hours_ago)));
+    assert!(matches!(
+        asked(&mut row, two_hours_ago + 21),
+        ClaimReply::Claimed(_)
+    ));
+}
+
 #[test]
 fn takeover_under_each_policy() {
     // An owner dies in flight while the access token lives.

@@ -7,8 +7,10 @@ use http::{HeaderMap, StatusCode};
 
 use super::*;
 use crate::{
+    id::OwnerId,
     oauth::TokenRequest,
     observe::Blind,
+    refresh::{ledger::ClaimRequest, replay::ReplayPolicy},
     seal::Key,
     secret::Secret,
     spool::FolderSpool,
@@ -441,6 +443,24 @@ async fn callers_wait_for_a_second_try_when_nothing_lives() {
     let world = World::new("harmless").await;
     world.pass(700).await;
     *lock(&world.provider.acts) = vec![Act::NotSent];
+    assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+/// Found by the crash harness: an owner is killed while the old token has a second left.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_dies_during_the_wait_does_not_cut_it_short() {
+    let world = World::new("harmless").await;
+    world.pass(599).await;
+    let connection = world.store.connection(&world.key).await.unwrap().unwrap();
+    let claim = ClaimRequest {
+        grant: connection.grant.unwrap(),
+        seen: 1,
+        owner: OwnerId::new("a process that is killed"),
+        ttl: VaultConfig::default().claim_ttl,
+        need: Need::Stale,
+        policy: ReplayPolicy::Harmless,
+    };
+    world.store.claim(claim).await.unwrap();
     assert_eq!(world.token().await.unwrap(), "at-2");
 }
 

@@ -5,6 +5,8 @@
 //! went wrong here is an Apideck error; what the API answers passes through unchanged.
 
 mod body;
+#[doc(hidden)]
+pub mod fuzz;
 mod headers;
 mod retry;
 mod target;

@@ -153,3 +153,7 @@ pub(super) fn redirect<B>(response: &Response<B>, from: &Url) -> Option<Url> {
     let location = response.headers().get(LOCATION)?.to_str().ok()?;
     from.join(location).ok()
 }
+
+#[cfg(test)]
+#[path = "target_tests.rs"]
+mod tests;

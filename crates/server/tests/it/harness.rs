@@ -136,17 +136,22 @@ impl TestVault {
 
     /// Starts a server on this vault; more than one may run.
     pub(crate) async fn serve(&self, extra: &[&str]) -> Server {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .unwrap();
+        self.started(self.serve_command(extra)).await
+    }
+
+    pub(crate) fn serve_command(&self, extra: &[&str]) -> Command {
         let mut args = vec!["serve", "--json", "--listen", "127.0.0.1:0"];
         if !extra.contains(&"--log") {
             args.extend(["--log", "tokenward=debug"]);
         }
         args.extend(extra);
-        let mut child = tokio::process::Command::from(self.command(&args))
+        self.command(&args)
+    }
+
+    /// Waits until a server listens.
+    pub(crate) async fn started(&self, command: Command) -> Server {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let mut child = tokio::process::Command::from(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -9,7 +9,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ledger::RefreshId, millis};
+use tokio::sync::broadcast;
+
+use super::{
+    ledger::{AccessId, RefreshId},
+    millis,
+};
 
 /// A grant at the sandbox, `g1`, `g2`, ... It is not a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,6 +137,15 @@ pub struct TimelineEvent {
     /// The refresh token presented, by its number in the family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<RefreshId>,
+    /// The access token that was issued, by its number in the family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessId>,
+    /// The refresh token that was issued; none if the presented one stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<RefreshId>,
+    /// What the client called itself: `via` in the query of the token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// More about it, never a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -153,6 +167,8 @@ pub enum EventKind {
     Released,
     /// Tokens were issued for it.
     Granted,
+    /// The client cannot have got the tokens that were issued.
+    Lost,
     /// It was refused.
     Refused,
     /// It presented a refresh token that had been replaced.
@@ -182,6 +198,15 @@ impl fmt::Display for TimelineEvent {
         if let Some(RefreshId(token)) = self.token {
             write!(f, " refresh token {token}")?;
         }
+        if let Some(AccessId(access)) = self.access {
+            write!(f, " for access token {access}")?;
+        }
+        if let Some(RefreshId(issued)) = self.issued {
+            write!(f, " and refresh token {issued}")?;
+        }
+        if let Some(via) = &self.via {
+            write!(f, " by {via}")?;
+        }
         if let Some(note) = &self.note {
             write!(f, ": {note}")?;
         }
@@ -189,11 +214,12 @@ impl fmt::Display for TimelineEvent {
     }
 }
 
-/// The latest events, oldest first.
+/// The latest events, oldest first, for those who ask later and those who follow.
 #[derive(Debug)]
 pub(super) struct Timeline {
     events: VecDeque<TimelineEvent>,
     limit: usize,
+    followers: broadcast::Sender<TimelineEvent>,
 }
 
 impl Timeline {
@@ -201,6 +227,7 @@ impl Timeline {
         Self {
             events: VecDeque::new(),
             limit,
+            followers: broadcast::Sender::new(4096),
         }
     }
 
@@ -208,14 +235,35 @@ impl Timeline {
         if self.events.len() >= self.limit {
             self.events.pop_front();
         }
-        self.events.push_back(TimelineEvent {
+        let Note {
+            kind,
+            request,
+            grant,
+            token,
+            granted,
+            via,
+            note,
+        } = event;
+        let (access, issued) =
+            granted.map_or((None, None), |(access, issued)| (Some(access), issued));
+        let event = TimelineEvent {
             at_ms: millis::as_millis(now),
-            kind: event.kind,
-            request: event.request,
-            grant: event.grant,
-            token: event.token,
-            note: event.note,
-        });
+            kind,
+            request,
+            grant,
+            token,
+            access,
+            issued,
+            via,
+            note,
+        };
+        // Nobody need follow.
+        let _ = self.followers.send(event.clone());
+        self.events.push_back(event);
+    }
+
+    pub(super) fn follow(&self) -> broadcast::Receiver<TimelineEvent> {
+        self.followers.subscribe()
     }
 
     pub(super) fn to_vec(&self) -> Vec<TimelineEvent> {
@@ -230,6 +278,8 @@ pub(super) struct Note {
     request: Option<u64>,
     grant: Option<GrantId>,
     token: Option<RefreshId>,
+    granted: Option<(AccessId, Option<RefreshId>)>,
+    via: Option<String>,
     note: Option<String>,
 }
 
@@ -240,6 +290,8 @@ impl Note {
             request: None,
             grant,
             token: None,
+            granted: None,
+            via: None,
             note: None,
         }
     }
@@ -251,6 +303,16 @@ impl Note {
 
     pub(super) fn token(mut self, token: Option<RefreshId>) -> Self {
         self.token = token;
+        self
+    }
+
+    pub(super) fn granted(mut self, access: AccessId, refresh: Option<RefreshId>) -> Self {
+        self.granted = Some((access, refresh));
+        self
+    }
+
+    pub(super) fn via(mut self, via: Option<String>) -> Self {
+        self.via = via;
         self
     }
 

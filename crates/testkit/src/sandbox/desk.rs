@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     books::{EventKind, GrantId, Note},
-    ledger::{Decision, Refusal},
+    ledger::{AccessId, Decision, RefreshId, Refusal},
     oauth::{Form, OauthError},
     secret::s256,
     state::State,
@@ -39,11 +39,14 @@ impl State {
         });
         match decided {
             Ok((grant, granted)) => {
-                self.request_granted(request, grant);
-                self.note(
-                    now,
-                    Note::new(EventKind::Granted, Some(grant)).request(request),
-                );
+                let presented = form.field("refresh_token");
+                let (access, refresh) = self.numbers(&granted);
+                let note = Note::new(EventKind::Granted, Some(grant))
+                    .request(request)
+                    .token(presented.and_then(|token| Some(self.refresh.get(token)?.1)))
+                    .granted(access, refresh);
+                self.note(now, note);
+                self.request_granted(request, grant, now);
                 Ok(granted)
             }
             Err(error) => {
@@ -53,6 +56,15 @@ impl State {
                 Err(error)
             }
         }
+    }
+
+    /// The tokens of a reply, by their numbers in the family.
+    fn numbers(&self, granted: &Granted) -> (AccessId, Option<RefreshId>) {
+        let refresh = granted.refresh_token.as_ref();
+        (
+            self.access[&granted.access_token].1,
+            refresh.map(|refresh| self.refresh[refresh].1),
+        )
     }
 
     /// Books a refusal, which may be a fault's.

@@ -28,6 +28,7 @@ mod visit;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
+use tokio::sync::broadcast;
 use tokio_util::sync::DropGuard;
 
 use self::{books::Note, http::Shared};
@@ -35,7 +36,7 @@ pub use self::{
     books::{Books, Counts, EventKind, GrantId, TimelineEvent},
     config::{GrantRequest, IssuedTokens, SandboxConfig, UnknownClient},
     faults::{Fault, FaultOrder},
-    ledger::Rotation,
+    ledger::{AccessId, RefreshId, Rotation},
     secret::fingerprint,
 };
 
@@ -215,6 +216,23 @@ impl Sandbox {
     /// The latest events, oldest first.
     pub fn timeline(&self) -> Vec<TimelineEvent> {
         self.shared.read(|state, _| state.timeline.to_vec())
+    }
+
+    /// Every event from now on, as it happens. A follower that falls 4,096 events behind misses
+    /// the oldest.
+    pub fn follow(&self) -> broadcast::Receiver<TimelineEvent> {
+        self.shared.read(|state, _| state.timeline.follow())
+    }
+
+    /// The time of the timeline.
+    pub fn now_ms(&self) -> u64 {
+        self.shared.read(|_, now| millis::as_millis(now))
+    }
+
+    /// The grant of an access token and its number there, dead or alive.
+    pub fn access_token(&self, token: &str) -> Option<(GrantId, AccessId)> {
+        self.shared
+            .read(|state, _| state.access.get(token).copied())
     }
 
     /// Every access token, refresh token, code, PKCE verifier and client secret that was ever

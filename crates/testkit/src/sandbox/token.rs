@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
-    extract::State,
+    extract::{Query, State},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -19,9 +20,16 @@ use super::{
     visit::Visit,
 };
 
+/// A client may give itself a name, which the timeline repeats.
+#[derive(Deserialize)]
+pub(super) struct Caller {
+    via: Option<String>,
+}
+
 pub(super) async fn token(
     State(shared): State<Arc<Shared>>,
     Extension(connection): Extension<Connection>,
+    Query(Caller { via }): Query<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
@@ -29,7 +37,7 @@ pub(super) async fn token(
     let field = |name| form.as_ref().ok().and_then(|form| form.field(name));
     let secret = field("refresh_token").or(field("code"));
     let grant_type = field("grant_type").unwrap_or_default().to_owned();
-    let (visit, fault) = Visit::open(&shared, secret, &grant_type);
+    let (visit, fault) = Visit::open(&shared, secret, &grant_type, via);
 
     let mut latency = shared.config.token_latency;
     match &fault {

@@ -23,6 +23,8 @@ impl State {
         &mut self,
         grant: Option<GrantId>,
         grant_type: &str,
+        secret: Option<&str>,
+        via: Option<String>,
         now: Duration,
     ) -> (u64, Option<Fault>) {
         self.requests += 1;
@@ -52,7 +54,11 @@ impl State {
         // The client chose this text, so only the known ones are repeated.
         let known = ["refresh_token", "authorization_code", "client_credentials"];
         let kind = known.iter().find(|known| **known == grant_type);
-        let seen = Note::new(EventKind::Seen, grant).request(id);
+        let token = secret.and_then(|secret| Some(self.refresh.get(secret)?.1));
+        let seen = Note::new(EventKind::Seen, grant)
+            .request(id)
+            .token(token)
+            .via(via);
         self.note(now, seen.text(*kind.unwrap_or(&"unknown grant type")));
         if let Some(fault) = &fault {
             let met = Note::new(EventKind::Fault, grant).request(id);
@@ -62,15 +68,19 @@ impl State {
     }
 
     /// Tokens were issued for a request. If its client has gone, they are lost.
-    pub(super) fn request_granted(&mut self, id: u64, grant: GrantId) {
+    pub(super) fn request_granted(&mut self, id: u64, grant: GrantId, now: Duration) {
         if let Some(request) = self.open.get_mut(&id) {
             request.granted = true;
             // A code or client credentials tell their grant only now.
             request.grant = Some(grant);
         } else {
-            self.books
-                .count(Some(grant), |counts| counts.answers_lost += 1);
+            self.answer_lost(id, Some(grant), now);
         }
+    }
+
+    fn answer_lost(&mut self, id: u64, grant: Option<GrantId>, now: Duration) {
+        self.books.count(grant, |counts| counts.answers_lost += 1);
+        self.note(now, Note::new(EventKind::Lost, grant).request(id));
     }
 
     fn request_hangs(&mut self, id: u64, hanging: bool, now: Duration) {
@@ -97,7 +107,6 @@ impl State {
         };
         let lost = request.granted && !matches!(end, Ending::Answered { whole: true, .. });
         self.books.count(request.grant, |counts| {
-            counts.answers_lost += u64::from(lost);
             if request.hanging {
                 counts.hanging = counts.hanging.saturating_sub(1);
             }
@@ -109,6 +118,9 @@ impl State {
             Ending::Dropped => Note::new(EventKind::Dropped, request.grant),
         };
         self.note(now, note.request(id));
+        if lost {
+            self.answer_lost(id, request.grant, now);
+        }
     }
 }
 
@@ -135,10 +147,11 @@ impl Visit {
         shared: &Arc<Shared>,
         secret: Option<&str>,
         grant_type: &str,
+        via: Option<String>,
     ) -> (Self, Option<Fault>) {
         let (id, fault) = shared.change(|state, now| {
             let grant = secret.and_then(|secret| state.grant_of(secret));
-            state.open_request(grant, grant_type, now)
+            state.open_request(grant, grant_type, secret, via, now)
         });
         let visit = Self {
             shared: Arc::clone(shared),

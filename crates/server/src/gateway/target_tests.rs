@@ -1,0 +1,147 @@
+//! Where `/proxy` lets a token go, read by the parser that the connection is made with.
+
+use async_trait::async_trait;
+use proptest::{prelude::*, sample::select};
+use tokenward::{
+    ConnectionKey, Secret, Vault, VaultConfig,
+    connector::Catalogue,
+    oauth::TokenRequest,
+    observe::Blind,
+    seal::{Key, Keyring},
+    spool::NoSpool,
+    store::MemoryStore,
+    time::{Clock, SeededChance, TokioClock},
+    transport::{Answer, Patience, Transport, TransportError},
+    vault::{Import, VaultParts},
+};
+
+use super::*;
+
+const CONNECTOR: &str = r#"
+id = "acme"
+name = "Acme"
+unified_apis = ["crm"]
+[authorization]
+url = "https://id.acme.example/authorize"
+[token]
+url = "https://id.acme.example/token"
+[refresh]
+rotation = "always"
+replay = { policy = "revokes" }
+[api]
+base_url = "https://api.acme.example/v1"
+hosts = ["https://api.acme.example", "https://*.pods.acme.example"]
+[settings.tenant]
+label = "Tenant"
+"#;
+
+#[derive(Debug)]
+struct Silence;
+
+#[async_trait]
+impl Transport for Silence {
+    async fn exchange(&self, _: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
+        Err(TransportError::NotSent("there is no network".to_owned()))
+    }
+}
+
+/// A connection whose setting `tenant` has this value.
+fn connection(tenant: &str) -> Arc<Resolved> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let mut catalogue = Catalogue::default();
+        catalogue.add("acme.toml", CONNECTOR).unwrap();
+        let parts = VaultParts {
+            store: Arc::new(MemoryStore::new(clock.clone())),
+            keyring: Keyring::new(vec![Key::generate()]).unwrap(),
+            transport: Arc::new(Silence),
+            spool: Arc::new(NoSpool),
+            observer: Arc::new(Blind),
+            clock,
+            chance: Arc::new(SeededChance::new(1)),
+            catalogue,
+            config: VaultConfig::default(),
+        };
+        let vault = Vault::open(parts).await.unwrap();
+        let key = ConnectionKey::new("app", "cust", "crm", "acme");
+        let settings = [("tenant".to_owned(), tenant.into())];
+        let import = Import {
+            access_token: Some(Secret::new("at")),
+            settings: Some(settings.into_iter().collect()),
+            ..Import::default()
+        };
+        vault.import(&key, import).await.unwrap();
+        vault.resolve(&key).await.unwrap()
+    })
+}
+
+/// Whether hyper would connect to a host of the list.
+fn listed(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    let pod = host
+        .strip_suffix(".pods.acme.example")
+        .is_some_and(|front| !front.is_empty());
+    uri.scheme_str() == Some("https")
+        && uri.port_u16().is_none()
+        && !uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        && (host == "api.acme.example" || pod)
+}
+
+#[test]
+fn a_relative_url_is_under_the_base() {
+    let resolved = connection("t-1");
+    let url = resolve("/x/{tenant}?y", &resolved, None).unwrap();
+    assert_eq!(url.as_str(), "https://api.acme.example/v1/x/t-1?y");
+    assert!(resolve("https://evil.example/", &resolved, None).is_err());
+}
+
+const PIECES: [&str; 24] = [
+    "https://",
+    "http://",
+    "HTTPS://",
+    "//",
+    "/",
+    "\\",
+    "@",
+    ":",
+    ":443",
+    ":80",
+    ".",
+    "..",
+    "?",
+    "#",
+    "%2f",
+    "%40",
+    "\t",
+    "{tenant}",
+    "api.acme.example",
+    "eu.pods.acme.example",
+    "evil.example",
+    "user",
+    "\u{ff0e}",
+    "[::1]",
+];
+
+proptest! {
+    #[test]
+    fn a_token_goes_to_listed_hosts_only(pieces in prop::collection::vec(select(&PIECES[..]), 0..8), tenant in select(&["t", "evil.example", "a.b", "%2f", "\t", " "][..])) {
+        thread_local!(static CONNECTIONS: std::cell::RefCell<std::collections::HashMap<String, Arc<Resolved>>> = std::cell::RefCell::default());
+        let resolved = CONNECTIONS.with_borrow_mut(|known| known.entry(tenant.to_owned()).or_insert_with(|| connection(tenant)).clone());
+        let tail = pieces.concat();
+        for given in [tail.clone(), format!("https://{tail}"), format!("https://api.acme.example{tail}"), format!("https://{{tenant}}.pods.acme.example{tail}")] {
+            if let Ok(url) = resolve(&given, &resolved, None) {
+                prop_assert!(allowed(&url, &resolved));
+                if let Ok(uri) = uri(&url) {
+                    prop_assert!(listed(&uri), "{:?} goes to {}", given, uri);
+                    prop_assert_eq!(url.host_str(), uri.host());
+                }
+            }
+        }
+    }
+}

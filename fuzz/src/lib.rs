@@ -1,0 +1,295 @@
+//! What must hold for any bytes, one function for each parser of foreign bytes.
+//!
+//! The targets in `fuzz_targets/` call these; so does the test below, on the corpora.
+
+mod vault;
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokenward::{
+    Secret,
+    connector::{Catalogue, Context, TokenDialect},
+    oauth::{self, CallbackError, TokenReply, TokenSet},
+    seal::Keyring,
+};
+use tokenward_server::{fuzz as gateway, import};
+
+pub use self::vault::{proxy_target, spool_entry};
+
+/// A time at which the seeds were made, in milliseconds.
+const NOW: i64 = 1_795_413_600_000;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The first line of the input, and what follows it.
+fn line(data: &[u8]) -> (&[u8], &[u8]) {
+    match data.iter().position(|byte| *byte == b'\n') {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (data, b""),
+    }
+}
+
+/// Headers in the form `name: value`, one a line, up to an empty line; and the rest.
+fn headers(mut data: &[u8]) -> (HeaderMap, &[u8]) {
+    let mut headers = HeaderMap::new();
+    while !data.is_empty() {
+        let (first, rest) = line(data);
+        data = rest;
+        if first.is_empty() {
+            break;
+        }
+        let Some(colon) = first.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let (name, value) = (&first[..colon], first[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            headers.append(name, value);
+        }
+    }
+    (headers, data)
+}
+
+/// A token reply: status, headers, an empty line, body. What was sent is never repeated, a
+/// success has a usable access token, and a failure of the server is never the grant's death.
+pub fn token_reply(data: &[u8]) {
+    let (status, rest) = line(data);
+    let status = std::str::from_utf8(status)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let status = status
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .unwrap_or(StatusCode::OK);
+    let (headers, body) = headers(rest);
+    let sent = Secret::new("rt-that-was-sent");
+    let reply = oauth::read_token_reply(
+        status,
+        &headers,
+        body,
+        &TokenDialect::default(),
+        &[&sent],
+        NOW,
+    );
+    match &reply {
+        TokenReply::Granted(response) => {
+            assert!(status.is_success());
+            let token = response.access_token.expose();
+            assert!(!token.is_empty());
+            assert!(
+                !response
+                    .refresh_token
+                    .as_ref()
+                    .is_some_and(Secret::is_empty)
+            );
+            let old = TokenSet {
+                access_token: None,
+                refresh_token: Some(Secret::new("old")),
+                scope: Vec::new(),
+                metadata: Default::default(),
+                client_credentials: false,
+            };
+            // What is sealed can be read again, and a refresh token is never lost.
+            let new = old.succeeded_by(response.clone());
+            assert!(new.refresh_token.is_some());
+            assert_eq!(TokenSet::from_plain(&new.to_plain()), Some(new));
+        }
+        TokenReply::Refused(_) => assert!(!status.is_server_error()),
+        TokenReply::Throttled { retry_after, .. } => {
+            assert!(retry_after.is_none_or(|wait| wait <= DAY));
+        }
+        TokenReply::Misconfigured(_) | TokenReply::Unreadable { .. } => {}
+    }
+    if !matches!(reply, TokenReply::Granted(_)) {
+        assert!(!format!("{reply:?}").contains(sent.expose()));
+    }
+}
+
+/// An introspection reply.
+pub fn introspection(data: &[u8]) {
+    if let Some(read) = oauth::read_introspection(StatusCode::OK, data) {
+        let fields: serde_json::Value = serde_json::from_slice(data).expect("it was read");
+        assert_eq!(fields["active"], read.active);
+    }
+    assert_eq!(
+        oauth::read_introspection(StatusCode::BAD_GATEWAY, data),
+        None
+    );
+}
+
+/// The query of a callback: never with an empty code or state, and an error is an error even if
+/// a code stands beside it.
+pub fn callback(data: &[u8]) {
+    let Ok(query) = std::str::from_utf8(data) else {
+        return;
+    };
+    let pairs: Vec<_> = url::form_urlencoded::parse(data).collect();
+    let count = |name: &str| pairs.iter().filter(|(key, _)| key == name).count();
+    match oauth::read_callback(query, "code") {
+        Ok(callback) => {
+            assert!(!callback.code.is_empty() && !callback.state.is_empty());
+            assert_eq!((count("code"), count("state")), (1, 1));
+            assert!(
+                pairs
+                    .iter()
+                    .all(|(key, value)| key != "error" || value.is_empty())
+            );
+        }
+        Err(CallbackError::Refused { error, .. }) => {
+            assert_eq!(count("error"), 1);
+            assert!(error.len() < 4096);
+        }
+        Err(CallbackError::Malformed(_)) => {}
+    }
+}
+
+/// `Retry-After`: at most a day.
+pub fn retry_after(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    for now in [0, NOW, i64::MAX, i64::MIN] {
+        assert!(oauth::parse_retry_after(text, now).is_none_or(|wait| wait <= DAY));
+    }
+}
+
+/// An import: an error never repeats a string of the input.
+pub fn import(data: &[u8]) {
+    match import::read(data) {
+        Ok(read) => {
+            assert!(!read.access_token.as_ref().is_some_and(Secret::is_empty));
+            assert!(!read.refresh_token.as_ref().is_some_and(Secret::is_empty));
+        }
+        Err(why) => {
+            let Ok(value) = serde_json::from_slice::<serde_json::Value>(data) else {
+                return;
+            };
+            for token in ["access_token", "refresh_token"] {
+                if let Some(token) = value["credentials"][token]
+                    .as_str()
+                    .filter(|token| token.len() > 12)
+                {
+                    assert!(
+                        !why.contains(token)
+                            || "the import must be a JSON object with `credentials`"
+                                .contains(token)
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A connector file: what is taken is complete and consistent, what is refused changes nothing.
+pub fn connector_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut catalogue = Catalogue::default();
+    match catalogue.add("fuzz.toml", text) {
+        Ok(connector) => {
+            assert!(catalogue.find(connector.id.as_str()).is_some());
+            assert!(!connector.unified_apis.is_empty());
+            let _ = connector.gate_limits();
+            let _ = connector.assumed_lifetime(true);
+            let url = "https://evil.example/".parse().expect("a URL");
+            for host in &connector.api.hosts {
+                let _ = host.matches(&url, &Context::default());
+            }
+            let _ = connector.token.url.fill_url(&Context::default());
+        }
+        Err(error) => {
+            assert_eq!(catalogue.iter().count(), 0);
+            assert!(error.line <= text.lines().count() + 1, "{error}");
+        }
+    }
+}
+
+/// Headers of a request to `/proxy` and of the API's answer: nothing of ours, of the caller's key
+/// or of the connection goes on.
+pub fn proxy_headers(data: &[u8]) {
+    let (mut headers, _) = headers(data);
+    let _ = gateway::directions(&headers);
+    let mut answer = headers.clone();
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    gateway::strip(&mut headers);
+    for name in [
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::HOST,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+    ] {
+        assert!(!headers.contains_key(name));
+    }
+    assert!(
+        headers
+            .keys()
+            .all(|name| !name.as_str().starts_with("x-apideck-"))
+    );
+    assert!(named.iter().all(|name| !headers.contains_key(name)));
+    gateway::finish(&mut answer, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["x-apideck-downstream-error"], "true");
+    gateway::finish(&mut answer, StatusCode::OK);
+    assert!(!answer.contains_key("x-apideck-downstream-error"));
+}
+
+/// A key file: what is read seals and opens.
+pub fn key_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match Keyring::parse(&Secret::new(text)) {
+        Ok(keyring) => {
+            let purpose = tokenward::seal::Purpose::Vault { name: "fuzz" };
+            let sealed = keyring.seal(purpose, b"x");
+            assert_eq!(
+                keyring.open(purpose, &sealed).expect("its own").as_slice(),
+                b"x"
+            );
+        }
+        Err(error) => {
+            let said = error.to_string();
+            // Nothing of a file that may hold half a key.
+            assert!(said.len() < 80);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_corpora_hold() {
+        let targets: [(&str, fn(&[u8])); 10] = [
+            ("token_reply", token_reply),
+            ("introspection", introspection),
+            ("callback", callback),
+            ("retry_after", retry_after),
+            ("import", import),
+            ("connector_file", connector_file),
+            ("proxy_target", proxy_target),
+            ("proxy_headers", proxy_headers),
+            ("spool_entry", spool_entry),
+            ("key_file", key_file),
+        ];
+        for (name, target) in targets {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("corpus")
+                .join(name);
+            let mut seeds = 0;
+            for seed in std::fs::read_dir(&folder).expect("a corpus") {
+                target(&std::fs::read(seed.expect("a seed").path()).expect("a seed"));
+                seeds += 1;
+            }
+            assert!(seeds > 0, "{name}");
+        }
+    }
+}
