@@ -5,7 +5,7 @@ use tokenward::refresh::{
     ledger::GrantRow,
 };
 
-use super::{Breach, Doing, Effect, Life, Mutant, Outcome, Scope, World, world::Why};
+use super::{Breach, Doing, Effect, Life, Mutant, Outcome, Replica, Scope, World, world::Why};
 
 /// One thing that happens. Replicas, callers and orphans by their place in the canonical order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,12 +207,20 @@ impl World {
                     replica.life == Life::Up && self.wake_is_of_use(r)
                 }
                 Doing::Effect(_) | Doing::Checked(_) => replica.life == Life::Up,
-                Doing::Sent(_) | Doing::Answer(_) => false,
+                Doing::Sent(_) | Doing::Answer(_) => {
+                    replica.life == Life::Up && air.waited >= scope.patience
+                }
             }
         });
         !busy
+            && !(self.halted() && self.halted >= scope.halt)
             && (self.now < scope.horizon
                 || self.now < scope.horizon + 12 && self.someone_waits())
+    }
+
+    pub(super) fn halted(&self) -> bool {
+        let paused = |replica: &Replica| replica.life == Life::Paused;
+        !self.store_up || self.replicas.iter().any(paused)
     }
 
     pub(super) fn someone_waits(&self) -> bool {
@@ -287,6 +295,9 @@ impl World {
             } else {
                 Breach::Lost
             }),
+        }
+        if !self.halted() {
+            self.halted = 0;
         }
     }
 }

@@ -52,6 +52,25 @@ pub fn explore(scope: &Scope) -> Report {
     }
 }
 
+pub fn explore_any(scope: &Scope) -> Report {
+    let began = now();
+    let checker = scope.clone().checker().threads(threads()).finish_when(HasDiscoveries::Any).timeout(Duration::from_secs(60)).spawn_bfs().join();
+    let violations = checker
+        .discoveries()
+        .into_iter()
+        .map(|(property, path)| {
+            let acts: Vec<_> = path.into_actions();
+            (property, format!("{acts:?}"))
+        })
+        .collect();
+    Report {
+        states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        violations,
+        took: began.elapsed(),
+    }
+}
+
 /// Looks for the shortest run in which a mutant breaks the promise that it should.
 pub fn catch(mutant: Mutant) -> Catch {
     trace(&Scope::mutated(mutant), mutant.caught_by()).map_or_else(

@@ -29,7 +29,7 @@ use tokenward_testkit::sandbox::ledger::{Family, Rotation, Terms};
 
 pub use self::{
     act::Act,
-    check::{Catch, Report, catch, explore},
+    check::{Catch, Report, catch, explore, explore_any},
     mutant::Mutant,
     world::World,
 };
@@ -168,6 +168,10 @@ pub struct Scope {
     pub asks: u8,
     /// Faults, forced refreshes, 401s, re-authorizations and departures in one run, all told.
     pub disturbances: u8,
+    /// How many ticks an exchange takes at most, short of a loss. A claim lasts one.
+    pub patience: u8,
+    /// How many ticks a process is stopped or the store silent, at most.
+    pub halt: u8,
     /// Nobody asks and nothing is disturbed after this tick; what is under way ends.
     pub horizon: u8,
 }
@@ -182,6 +186,8 @@ impl Scope {
             callers: 2,
             asks: 2,
             disturbances: 1,
+            patience: 1,
+            halt: 3,
             horizon: 8,
         }
     }
@@ -241,6 +247,7 @@ impl Model for Scope {
             now: 0,
             row: Some(row),
             store_up: true,
+            halted: 0,
             families: vec![family],
             orphans: Vec::new(),
             replicas: vec![replica; self.replicas.into()],

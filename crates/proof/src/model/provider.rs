@@ -11,7 +11,7 @@ use tokenward_testkit::sandbox::ledger::{Decision, Family};
 
 use super::{
     Breach, Doing, Life, Mutant, Scope, Tokens, World, fresh,
-    world::{CLAIM, Request},
+    world::{CLAIM, LIFETIME, Request},
 };
 
 impl World {
@@ -130,7 +130,7 @@ impl World {
     /// A person goes through the provider's consent again.
     pub(super) fn authorize(&mut self, scope: &Scope) {
         let now = self.store_time();
-        let life = Duration::from_secs(2);
+        let life = LIFETIME;
         let mut family = Family::new(scope.policy.terms());
         let (access, refresh) = family.issue(life, self.provider_time());
         let tokens = Tokens {
@@ -154,9 +154,18 @@ impl World {
     /// every third of a claim: none of theirs is ever seen lapsed.
     pub(super) fn tick(&mut self) {
         self.now = self.next_tick();
+        if self.halted() {
+            self.halted += 1;
+        }
         let now = self.store_time();
         for replica in &mut self.replicas {
             let waiting = |doing: &Doing| matches!(doing, Doing::Sent(_) | Doing::Answer(_));
+            if let Some(air) = &mut replica.air
+                && waiting(&air.doing)
+                && replica.life == Life::Up
+            {
+                air.waited += 1;
+            }
             if replica.life == Life::Up
                 && self.store_up
                 && let Some(row) = &mut self.row

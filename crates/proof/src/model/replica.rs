@@ -102,6 +102,7 @@ impl World {
             owner,
             doing: Doing::Effect(effect),
             request: None,
+            waited: 0,
             epoch: 0,
             until: StoreTime(0),
             holds: None,
@@ -166,6 +167,7 @@ impl World {
         let (flight, effect) = air.flight.clone().step(event, now);
         air.flight = flight;
         air.doing = Doing::Effect(effect);
+        air.waited = 0;
     }
 
     /// Performs what the flight asks for, or lets the next thing on its wire happen.

@@ -58,6 +58,8 @@ pub struct World {
     pub row: Option<GrantRow>,
     /// Whether the store answers.
     pub store_up: bool,
+    /// For how many ticks a process has been stopped or the store silent.
+    pub halted: u8,
     /// The provider's authorizations of this grant, the real sandbox's rules.
     pub families: Vec<Family>,
     /// Requests whose senders have gone or given up, and that may still arrive.
@@ -150,6 +152,8 @@ pub struct Air {
     pub doing: Doing,
     /// What it sent last.
     pub request: Option<Request>,
+    /// For how many ticks that has been on the wire.
+    pub waited: u8,
     /// Its newest claim's number.
     pub epoch: u64,
     /// Judge: until when that claim was good.
