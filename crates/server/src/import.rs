@@ -35,18 +35,31 @@ struct Credentials {
 ///
 /// In words for a person; never with a part of the input, which holds tokens.
 pub fn read(bytes: &[u8]) -> Result<Import, String> {
-    let value: Value = serde_json::from_slice(bytes)
-        .map_err(|error| format!("the import is not JSON: line {}, column {}", error.line(), error.column()))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+        format!(
+            "the import is not JSON: line {}, column {}",
+            error.line(),
+            error.column()
+        )
+    })?;
     if !value.is_object() {
         return Err("the import must be a JSON object with `credentials`".to_owned());
     }
     let body: Body = serde_json::from_value(value).map_err(|error| explain(&error))?;
-    let Credentials { access_token, refresh_token, issued_at, expires_in } = body.credentials;
+    let Credentials {
+        access_token,
+        refresh_token,
+        issued_at,
+        expires_in,
+    } = body.credentials;
     let issued_at_ms = issued_at
         .map(|text| {
             text.parse::<jiff::Timestamp>()
                 .map(jiff::Timestamp::as_millisecond)
-                .map_err(|_| "`credentials.issued_at` is not an RFC 3339 time such as 2026-08-08T10:00:00Z".to_owned())
+                .map_err(|_| {
+                    "`credentials.issued_at` is not an RFC 3339 time such as 2026-08-08T10:00:00Z"
+                        .to_owned()
+                })
         })
         .transpose()?;
     let expires_in = expires_in
@@ -98,10 +111,22 @@ mod tests {
             ("", "not JSON"),
             ("[]", "must be a JSON object"),
             ("{}", "missing field `credentials`"),
-            (r#"{"credentials":{"acess_token":"at-secret"}}"#, "unknown field `acess_token`"),
-            (r#"{"credentials":{"access_token":17}}"#, "wrong type: expected a string"),
-            (r#"{"credentials":{"access_token":"at-secret","issued_at":"yesterday"}}"#, "issued_at"),
-            (r#"{"credentials":{"access_token":"at-secret","expires_in":-5}}"#, "expires_in"),
+            (
+                r#"{"credentials":{"acess_token":"at-secret"}}"#,
+                "unknown field `acess_token`",
+            ),
+            (
+                r#"{"credentials":{"access_token":17}}"#,
+                "wrong type: expected a string",
+            ),
+            (
+                r#"{"credentials":{"access_token":"at-secret","issued_at":"yesterday"}}"#,
+                "issued_at",
+            ),
+            (
+                r#"{"credentials":{"access_token":"at-secret","expires_in":-5}}"#,
+                "expires_in",
+            ),
             (r#"{"credentials":"at-secret"}"#, "wrong type"),
         ] {
             let error = read(body.as_bytes()).unwrap_err();

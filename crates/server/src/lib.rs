@@ -28,6 +28,8 @@ use tokenward::time::StoreTime;
 /// about tokens hangs on it.
 #[expect(clippy::disallowed_methods, reason = "shown to people only")]
 pub(crate) fn wall_clock() -> StoreTime {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     StoreTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

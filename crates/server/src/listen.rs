@@ -18,7 +18,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves until `stop`, then lets requests that are under way finish, at most `patience`.
 /// `false`: some did not.
-pub async fn listen<H, F, B>(listener: TcpListener, handler: H, stop: CancellationToken, patience: Duration) -> bool
+pub async fn listen<H, F, B>(
+    listener: TcpListener,
+    handler: H,
+    stop: CancellationToken,
+    patience: Duration,
+) -> bool
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
@@ -28,7 +33,9 @@ where
 {
     let mut http = auto::Builder::new(TokioExecutor::new());
     // Without a timer, hyper's timeouts do nothing.
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(60))
@@ -54,7 +61,9 @@ where
             let response = handler(request);
             async move { Ok::<_, Infallible>(response.await) }
         });
-        let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = http
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
+            .into_owned();
         let watched = graceful.watch(connection);
         connections.spawn(async move {
             // Clients that hang up are no news.
@@ -62,5 +71,7 @@ where
         });
     }
     drop(listener);
-    tokio::time::timeout(patience, graceful.shutdown()).await.is_ok()
+    tokio::time::timeout(patience, graceful.shutdown())
+        .await
+        .is_ok()
 }

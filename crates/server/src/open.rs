@@ -37,7 +37,13 @@ pub struct VaultOptions {
     #[arg(long, global = true, env = "TOKENWARD_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// A private network that tokens may go to, such as 10.1.0.0/16 (may be repeated)
-    #[arg(long, global = true, env = "TOKENWARD_ALLOW_PRIVATE", value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        env = "TOKENWARD_ALLOW_PRIVATE",
+        value_name = "NETWORK",
+        value_delimiter = ','
+    )]
     pub allow_private: Vec<IpNet>,
 }
 
@@ -64,7 +70,11 @@ impl VaultOptions {
         if let Some(folder) = &self.data_dir {
             return Ok(folder.clone());
         }
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         match (set("XDG_DATA_HOME"), set("HOME")) {
             (Some(data), _) => Ok(data.join("tokenward")),
             (None, Some(home)) => Ok(home.join(".local/share/tokenward")),
@@ -96,14 +106,23 @@ impl VaultOptions {
     /// # Errors
     ///
     /// With cause and way out: folder, key, store, connectors.
-    pub async fn open(&self, config: VaultConfig, observer: Arc<dyn Observer>) -> anyhow::Result<Opened> {
+    pub async fn open(
+        &self,
+        config: VaultConfig,
+        observer: Arc<dyn Observer>,
+    ) -> anyhow::Result<Opened> {
         let catalogue = self.catalogue()?;
         let data_dir = self.folder()?;
-        make_private_folder(&data_dir)
-            .with_context(|| format!("the data folder {} cannot be made; give another with --data-dir", data_dir.display()))?;
+        make_private_folder(&data_dir).with_context(|| {
+            format!(
+                "the data folder {} cannot be made; give another with --data-dir",
+                data_dir.display()
+            )
+        })?;
         let database = data_dir.join("vault.db");
         let (keyring, new_key) = self.keyring(&data_dir, database.exists())?;
-        let store = SqliteStore::open(&database).with_context(|| format!("the vault {}", database.display()))?;
+        let store = SqliteStore::open(&database)
+            .with_context(|| format!("the vault {}", database.display()))?;
         let rules = Arc::new(AddressRules::new(self.allow_private.clone()));
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let transport = HttpTransport::new(rules.clone(), tls_config()?, clock.clone());
@@ -121,13 +140,27 @@ impl VaultOptions {
         .await?;
         // A token that could not be saved by an earlier process comes before any new refresh.
         vault.adopt_spool().await;
-        Ok(Opened { vault, data_dir, rules, new_key })
+        Ok(Opened {
+            vault,
+            data_dir,
+            rules,
+            new_key,
+        })
     }
 
-    fn keyring(&self, data_dir: &Path, vault_exists: bool) -> anyhow::Result<(Keyring, Option<PathBuf>)> {
+    fn keyring(
+        &self,
+        data_dir: &Path,
+        vault_exists: bool,
+    ) -> anyhow::Result<(Keyring, Option<PathBuf>)> {
         if let Some(text) = std::env::var_os("TOKENWARD_KEY").filter(|text| !text.is_empty()) {
-            let text = text.into_string().map_err(|_| anyhow::anyhow!("TOKENWARD_KEY is not text"))?;
-            return Ok((Keyring::parse(&Secret::new(text)).context("TOKENWARD_KEY")?, None));
+            let text = text
+                .into_string()
+                .map_err(|_| anyhow::anyhow!("TOKENWARD_KEY is not text"))?;
+            return Ok((
+                Keyring::parse(&Secret::new(text)).context("TOKENWARD_KEY")?,
+                None,
+            ));
         }
         let (file, given) = match &self.key_file {
             Some(file) => (file.clone(), true),
@@ -135,7 +168,11 @@ impl VaultOptions {
         };
         if given || vault_exists || file.exists() {
             return match fs::read_to_string(&file) {
-                Ok(text) => Ok((Keyring::parse(&Secret::new(text)).with_context(|| format!("key file {}", file.display()))?, None)),
+                Ok(text) => Ok((
+                    Keyring::parse(&Secret::new(text))
+                        .with_context(|| format!("key file {}", file.display()))?,
+                    None,
+                )),
                 Err(error) if vault_exists => bail!(
                     "the key file {} cannot be read: {error}. The vault exists, so a new key would not open it: put the \
                      key back, or give it with --key-file or TOKENWARD_KEY",
@@ -169,9 +206,14 @@ fn make_key(file: &Path) -> anyhow::Result<(Keyring, Option<PathBuf>)> {
         Ok(()) => Ok((Keyring::new(vec![key])?, Some(file.to_owned()))),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let text = Secret::new(fs::read_to_string(file)?);
-            Ok((Keyring::parse(&text).with_context(|| format!("key file {}", file.display()))?, None))
+            Ok((
+                Keyring::parse(&text).with_context(|| format!("key file {}", file.display()))?,
+                None,
+            ))
         }
-        Err(error) => Err(error).with_context(|| format!("the key file {} cannot be made", file.display())),
+        Err(error) => {
+            Err(error).with_context(|| format!("the key file {} cannot be made", file.display()))
+        }
     }
 }
 

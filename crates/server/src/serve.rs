@@ -27,7 +27,12 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
 #[derive(Clone, Debug, Args)]
 pub struct ServeOptions {
     /// Where to listen
-    #[arg(long, env = "TOKENWARD_LISTEN", default_value = "127.0.0.1:8700", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "TOKENWARD_LISTEN",
+        default_value = "127.0.0.1:8700",
+        value_name = "ADDRESS"
+    )]
     pub listen: SocketAddr,
     /// A token with less than this many seconds left is refreshed first (at most a quarter of its lifetime)
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
@@ -64,7 +69,11 @@ struct Server {
 /// # Errors
 ///
 /// When it cannot start: the vault does not open, the address is taken.
-pub async fn serve(options: &ServeOptions, vault_options: &VaultOptions, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    options: &ServeOptions,
+    vault_options: &VaultOptions,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let metrics = Metrics::default();
     let config = VaultConfig {
@@ -72,10 +81,15 @@ pub async fn serve(options: &ServeOptions, vault_options: &VaultOptions, stop: C
         refresh_ahead: !options.no_refresh_ahead,
         ..VaultConfig::default()
     };
-    let opened = vault_options.open(config, Arc::new(metrics.clone())).await?;
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; choose another address with --listen", options.listen))?;
+    let opened = vault_options
+        .open(config, Arc::new(metrics.clone()))
+        .await?;
+    let listener = TcpListener::bind(options.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}; choose another address with --listen",
+            options.listen
+        )
+    })?;
     greet(options, &opened, listener.local_addr()?).await?;
     let Opened { vault, rules, .. } = opened;
     vault.start_upkeep();
@@ -88,8 +102,18 @@ pub async fn serve(options: &ServeOptions, vault_options: &VaultOptions, stop: C
         ..GatewayConfig::default()
     };
     let server = Server {
-        gateway: Gateway::new(vault.clone(), keys.clone(), client, rules, metrics.clone(), gateway_config),
-        api: router(ApiState { vault: vault.clone(), keys }),
+        gateway: Gateway::new(
+            vault.clone(),
+            keys.clone(),
+            client,
+            rules,
+            metrics.clone(),
+            gateway_config,
+        ),
+        api: router(ApiState {
+            vault: vault.clone(),
+            keys,
+        }),
         vault: vault.clone(),
         metrics,
         stopping: stop.clone(),
@@ -117,9 +141,15 @@ async fn greet(options: &ServeOptions, opened: &Opened, address: SocketAddr) -> 
         tracing::warn!(file = %key.display(), "a new key was made; without it the vault cannot be read: keep a copy of it elsewhere");
     }
     if options.json {
-        println!("{}", serde_json::json!({ "listening": format!("http://{address}"), "data_dir": opened.data_dir }));
+        println!(
+            "{}",
+            serde_json::json!({ "listening": format!("http://{address}"), "data_dir": opened.data_dir })
+        );
     } else {
-        println!("listening on http://{address}, vault in {}", opened.data_dir.display());
+        println!(
+            "listening on http://{address}, vault in {}",
+            opened.data_dir.display()
+        );
         if opened.vault.store().applications().await?.is_empty() {
             println!("no application yet; make one with: tokenward applications create NAME");
         }
@@ -135,17 +165,24 @@ impl Server {
             "/readyz" => self.ready().await,
             "/metrics" => {
                 let mut response = text(StatusCode::OK, &self.metrics.render());
-                let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+                let kind = HeaderValue::from_static(
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                );
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
             _ => {
                 let never = self.api.clone().oneshot(request.map(Body::new)).await;
-                never.unwrap_or_else(|never| match never {}).map(GatewayBody::from)
+                never
+                    .unwrap_or_else(|never| match never {})
+                    .map(GatewayBody::from)
             }
         };
         let id = uuid::Uuid::now_v7().to_string();
-        response.headers_mut().insert(REQUEST_ID, HeaderValue::try_from(id).expect("a UUID is a header value"));
+        response.headers_mut().insert(
+            REQUEST_ID,
+            HeaderValue::try_from(id).expect("a UUID is a header value"),
+        );
         response
     }
 
@@ -158,16 +195,24 @@ impl Server {
             Ok(_) => text(StatusCode::OK, "ready\n"),
             Err(error) => {
                 tracing::warn!(%error, "not ready: the store does not answer");
-                text(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n")
+                text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the store does not answer\n",
+                )
             }
         }
     }
 }
 
 fn text(status: StatusCode, text: &str) -> Response<GatewayBody> {
-    let mut response = Response::new(GatewayBody::from(bytes::Bytes::copy_from_slice(text.as_bytes())));
+    let mut response = Response::new(GatewayBody::from(bytes::Bytes::copy_from_slice(
+        text.as_bytes(),
+    )));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 

@@ -143,6 +143,16 @@ pub enum Need {
     Rejected,
 }
 
+impl Need {
+    /// What is left of a need that version `seen` was not good enough for, once `newest` is
+    /// known. A 401 speaks of the version that was sent: a newer one has not been rejected, it
+    /// can only be stale, and under [`ReplayPolicy::Revokes`] there is something to lose.
+    #[must_use]
+    pub fn of(self, seen: u64, newest: u64) -> Self {
+        if newest > seen { Self::Stale } else { self }
+    }
+}
+
 /// Asks for the claim.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {

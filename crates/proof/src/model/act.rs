@@ -62,6 +62,72 @@ pub enum Act {
     Stuck,
 }
 
+/// What kind of disturbance an act is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A forced refresh.
+    Force,
+    /// A 401 report.
+    Report,
+    /// A caller leaves.
+    Leave,
+    /// A request or an answer is lost, connecting fails, 429, the gate is shut.
+    Wire,
+    /// The store is silent, or its reply is lost.
+    Store,
+    /// A process crashes.
+    Crash,
+    /// A process is stopped.
+    Pause,
+    /// A re-authorization or a delete.
+    Person,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::Force,
+        Self::Report,
+        Self::Leave,
+        Self::Wire,
+        Self::Store,
+        Self::Crash,
+        Self::Pause,
+        Self::Person,
+    ];
+}
+
+impl Act {
+    /// `None`: it belongs to every run, and is not counted.
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Tick
+            | Self::Ask(..)
+            | Self::Do(_)
+            | Self::Arrive(_)
+            | Self::Wake(_)
+            | Self::Restart(_)
+            | Self::Resume(_)
+            | Self::StoreUp
+            | Self::Adopt(..)
+            | Self::Hear(_)
+            | Self::Stuck => None,
+            Self::Force(..) => Some(Kind::Force),
+            Self::Report(..) => Some(Kind::Report),
+            Self::Leave(..) => Some(Kind::Leave),
+            Self::Shut(_)
+            | Self::NotSent(_)
+            | Self::Throttle(_)
+            | Self::RequestLost(..)
+            | Self::AnswerLost(_) => Some(Kind::Wire),
+            Self::ReplyLost(_) | Self::StoreDown => Some(Kind::Store),
+            Self::Crash(_) => Some(Kind::Crash),
+            Self::Pause(_) => Some(Kind::Pause),
+            Self::Authorize | Self::Delete => Some(Kind::Person),
+        }
+    }
+}
+
 impl World {
     pub(super) fn acts(&self, scope: &Scope, acts: &mut Vec<Act>) {
         let open = self.now <= scope.horizon;
@@ -94,6 +160,7 @@ impl World {
         if self.may_tick(scope) {
             acts.push(Act::Tick);
         }
+        acts.retain(|act| act.kind().is_none_or(|kind| scope.kinds.contains(&kind)));
         if acts.is_empty() && (self.someone_waits() || !self.books.open.is_empty()) {
             acts.push(Act::Stuck);
         }
@@ -146,7 +213,10 @@ impl World {
                 acts.push(Act::Hear(r));
             }
         }
-        let held = replica.air.as_ref().and_then(|air| air.holds.filter(|_| air.spooled));
+        let held = replica
+            .air
+            .as_ref()
+            .and_then(|air| air.holds.filter(|_| air.spooled));
         if self.store_up {
             for (n, letter) in replica.spool.iter().enumerate() {
                 if held != Some(letter.tokens) {
@@ -198,7 +268,9 @@ impl World {
     /// tick. One that is not is [`Life::Paused`].
     fn may_tick(&self, scope: &Scope) -> bool {
         let busy = self.replicas.iter().enumerate().any(|(r, replica)| {
-            let Some(air) = &replica.air else { return false };
+            let Some(air) = &replica.air else {
+                return false;
+            };
             match &air.doing {
                 // The check of `not_after` and the write of the first byte are two steps, but
                 // a stop between them is assumed to be shorter than half of the claim.
@@ -214,8 +286,7 @@ impl World {
         });
         !busy
             && !(self.halted() && self.halted >= scope.halt)
-            && (self.now < scope.horizon
-                || self.now < scope.horizon + 12 && self.someone_waits())
+            && (self.now < scope.horizon || self.now < scope.horizon + 12 && self.someone_waits())
     }
 
     pub(super) fn halted(&self) -> bool {
@@ -233,7 +304,9 @@ impl World {
     /// A sleeper that would only find what it found before is not woken: the states would be
     /// the same.
     fn wake_is_of_use(&self, r: usize) -> bool {
-        let Some(air) = &self.replicas[r].air else { return false };
+        let Some(air) = &self.replicas[r].air else {
+            return false;
+        };
         let (flight, effect) = air.flight.clone().step(Event::Woken, self.moment());
         match effect {
             Effect::Commit { .. } => self.store_up,
@@ -246,19 +319,8 @@ impl World {
     }
 
     pub(super) fn act(&mut self, scope: &Scope, act: Act) {
-        match act {
-            Act::Tick
-            | Act::Ask(..)
-            | Act::Do(_)
-            | Act::Arrive(_)
-            | Act::Wake(_)
-            | Act::Restart(_)
-            | Act::Resume(_)
-            | Act::StoreUp
-            | Act::Adopt(..)
-            | Act::Hear(_)
-            | Act::Stuck => {}
-            _ => self.left -= 1,
+        if act.kind().is_some() {
+            self.left -= 1;
         }
         match act {
             Act::Tick => self.tick(),

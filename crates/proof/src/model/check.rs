@@ -4,7 +4,7 @@ use std::{num::NonZero, thread, time::Duration};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use super::{Breach, Mutant, Scope};
+use super::{Act, Mutant, Scope};
 
 /// What an exploration found.
 #[derive(Clone, Debug)]
@@ -14,104 +14,73 @@ pub struct Report {
     /// The longest run.
     pub depth: usize,
     /// Broken properties, each with the acts that lead there.
-    pub violations: Vec<(&'static str, String)>,
+    pub violations: Vec<(&'static str, Vec<Act>)>,
     /// How long it took.
     pub took: Duration,
 }
 
 /// A mutant and what caught it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Catch {
     /// Which.
     pub mutant: Mutant,
-    /// The property that was broken first.
-    pub property: Option<&'static str>,
-    /// How many acts it took.
-    pub acts: usize,
+    /// The properties that were found broken when the search ended; none: it was not caught.
+    pub properties: Vec<&'static str>,
+    /// The acts that lead to the first of them.
+    pub acts: Vec<Act>,
     /// States until then.
     pub states: usize,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// Explores everything within a scope.
 pub fn explore(scope: &Scope) -> Report {
     let began = now();
-    let checker = scope.clone().checker().threads(threads()).spawn_dfs().join();
-    let violations = checker
-        .discoveries()
-        .into_iter()
-        .map(|(property, path)| {
-            let acts: Vec<_> = path.into_actions();
-            (property, format!("{acts:?}"))
-        })
-        .collect();
-    Report {
-        states: checker.unique_state_count(),
-        depth: checker.max_depth(),
-        violations,
-        took: began.elapsed(),
-    }
-}
-
-pub fn explore_any(scope: &Scope) -> Report {
-    let began = now();
-    let checker = scope.clone().checker().threads(threads()).finish_when(HasDiscoveries::Any).timeout(Duration::from_secs(60)).spawn_bfs().join();
-    let violations = checker
-        .discoveries()
-        .into_iter()
-        .map(|(property, path)| {
-            let acts: Vec<_> = path.into_actions();
-            (property, format!("{acts:?}"))
-        })
-        .collect();
-    Report {
-        states: checker.unique_state_count(),
-        depth: checker.max_depth(),
-        violations,
-        took: began.elapsed(),
-    }
-}
-
-/// Looks for the shortest run in which a mutant breaks the promise that it should.
-pub fn catch(mutant: Mutant) -> Catch {
-    trace(&Scope::mutated(mutant), mutant.caught_by()).map_or_else(
-        |states| Catch {
-            mutant,
-            property: None,
-            acts: 0,
-            states,
-        },
-        |(lines, states)| Catch {
-            mutant,
-            property: Some(mutant.caught_by().property()),
-            acts: lines.len(),
-            states,
-        },
-    )
-}
-
-/// The shortest run that breaks a promise, and the states explored until it was found; else the
-/// states explored in all.
-///
-/// # Errors
-///
-/// The number of states, where no run breaks it.
-pub fn trace(scope: &Scope, breach: Breach) -> Result<(Vec<String>, usize), usize> {
-    let property = breach.property();
     let checker = scope
         .clone()
         .checker()
         .threads(threads())
-        .finish_when(HasDiscoveries::AnyOf([property].into()))
+        .spawn_dfs()
+        .join();
+    let violations = checker
+        .discoveries()
+        .into_iter()
+        .map(|(property, path)| (property, path.into_actions()))
+        .collect();
+    Report {
+        states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        violations,
+        took: began.elapsed(),
+    }
+}
+
+/// Looks for the shortest run in which a mutant breaks a promise.
+pub fn catch(mutant: Mutant) -> Catch {
+    let began = now();
+    let checker = Scope::mutated(mutant)
+        .checker()
+        .threads(threads())
+        .finish_when(HasDiscoveries::Any)
         .spawn_bfs()
         .join();
-    let states = checker.unique_state_count();
-    let path = checker.discovery(property).ok_or(states)?;
-    let lines = path
-        .into_actions()
+    let mut found: Vec<_> = checker
+        .discoveries()
         .into_iter()
-        .map(|act| format!("{act:?}"))
+        .map(|(property, path)| (path.into_actions(), property))
         .collect();
-    Ok((lines, states))
+    found.sort_by_key(|(acts, property)| (acts.len(), *property));
+    Catch {
+        mutant,
+        properties: found.iter().map(|(_, property)| *property).collect(),
+        acts: found
+            .into_iter()
+            .next()
+            .map_or_else(Vec::new, |(acts, _)| acts),
+        states: checker.unique_state_count(),
+        took: began.elapsed(),
+    }
 }
 
 fn threads() -> usize {

@@ -27,13 +27,13 @@ use tokenward::{
 };
 use tokenward_testkit::sandbox::ledger::{Family, Rotation, Terms};
 
+use self::world::{Books, Caller, Doing, LIFETIME, Life, Replica, Snapshot, Tokens};
 pub use self::{
-    act::Act,
-    check::{Catch, Report, catch, explore, explore_any},
+    act::{Act, Kind},
+    check::{Catch, Report, catch, explore},
     mutant::Mutant,
     world::World,
 };
-use self::world::{Books, Caller, Doing, LIFETIME, Life, Replica, Snapshot, Tokens};
 
 /// A replay policy with the provider that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -168,6 +168,8 @@ pub struct Scope {
     pub asks: u8,
     /// Faults, forced refreshes, 401s, re-authorizations and departures in one run, all told.
     pub disturbances: u8,
+    /// Of which kinds.
+    pub kinds: &'static [Kind],
     /// How many ticks an exchange takes at most, short of a loss. A claim lasts one.
     pub patience: u8,
     /// How many ticks a process is stopped or the store silent, at most.
@@ -177,36 +179,70 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// For ordinary tests.
-    pub fn quick(policy: Policy) -> Self {
+    /// Two processes with one caller each, and one disturbance of any kind.
+    pub fn small(policy: Policy) -> Self {
         Self {
             policy,
             mutant: None,
             replicas: 2,
-            callers: 2,
-            asks: 2,
+            callers: 1,
+            asks: 1,
             disturbances: 1,
+            kinds: Kind::ALL,
             patience: 1,
             halt: 3,
             horizon: 8,
         }
     }
 
-    /// For `make prove`.
-    pub fn full(policy: Policy) -> Self {
-        Self {
-            disturbances: 2,
-            ..Self::quick(policy)
-        }
+    /// What ordinary tests explore: one disturbance of any kind with one caller a process, and
+    /// crashes, departures and reports with two.
+    pub fn quick(policy: Policy) -> Vec<Self> {
+        let small = Self::small(policy);
+        vec![
+            Self {
+                callers: 2,
+                kinds: &[Kind::Crash, Kind::Leave],
+                ..small.clone()
+            },
+            small,
+        ]
+    }
+
+    /// What `make prove` explores: one disturbance of any kind with two callers a process, two
+    /// of any kinds with one, and three of those that hurt most.
+    pub fn full(policy: Policy) -> Vec<Self> {
+        let small = Self::small(policy);
+        vec![
+            Self {
+                callers: 2,
+                ..small.clone()
+            },
+            Self {
+                asks: 2,
+                disturbances: 2,
+                kinds: &[Kind::Wire, Kind::Report, Kind::Crash],
+                ..small.clone()
+            },
+            Self {
+                disturbances: 2,
+                ..small
+            },
+        ]
     }
 
     /// As small as a mutant can be caught in.
     pub fn mutated(mutant: Mutant) -> Self {
-        Self {
+        let small = Self {
             mutant: Some(mutant),
             disturbances: 2,
-            asks: 1,
-            ..Self::quick(mutant.policy())
+            kinds: mutant.kinds(),
+            ..Self::small(mutant.policy())
+        };
+        match mutant {
+            // A version, a lost answer on the next, and then the 401.
+            Mutant::StaleRejection => Self { asks: 2, ..small },
+            _ => small,
         }
     }
 

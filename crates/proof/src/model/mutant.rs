@@ -1,7 +1,7 @@
 //! Broken variants of the safeguards. Each is a small deviation around the real code; the model
 //! checker must catch every one, which is how the checker itself is tested.
 
-use super::{Breach, Policy};
+use super::{Breach, Kind, Policy};
 
 /// One safeguard taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +92,26 @@ impl Mutant {
             | Self::NoNotAfter
             | Self::NoVoid
             | Self::LongGap => Policy::Harmless,
+        }
+    }
+
+    /// The disturbances under which it is looked for: those that its safeguard is against.
+    pub fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::StaleRejection => &[Kind::Wire, Kind::Report],
+            Self::NoIntent => &[Kind::Crash, Kind::Force],
+            Self::BlindReplay => &[Kind::Wire, Kind::Crash],
+            Self::CallerOwned => &[Kind::Leave],
+            Self::NoSpool => &[Kind::Store, Kind::Crash],
+            Self::NoVersionCheck | Self::NoVoid => &[Kind::Person, Kind::Store],
+            Self::NoEpochCheck
+            | Self::NoReRead
+            | Self::ForeignRelease
+            | Self::UseBeforeCommit
+            | Self::LateAnswerDropped
+            | Self::NoNotAfter
+            | Self::SnapshotGoesBack
+            | Self::LongGap => &[Kind::Pause, Kind::Wire, Kind::Force],
         }
     }
 

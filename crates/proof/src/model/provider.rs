@@ -192,7 +192,10 @@ impl World {
         }
         let mut ticks: Vec<u8> = marks
             .into_iter()
-            .map(|at| u8::try_from(at.0.div_euclid(1000) + i64::from(at.0 % 1000 != 0)).expect("few ticks"))
+            .map(|at| {
+                u8::try_from(at.0.div_euclid(1000) + i64::from(at.0 % 1000 != 0))
+                    .expect("few ticks")
+            })
             .collect();
         for snapshot in self.replicas.iter().filter_map(|replica| replica.snapshot) {
             let tick = |at: Duration| u8::try_from(at.as_secs()).expect("few ticks");

@@ -29,14 +29,18 @@ impl World {
 
     /// `Vault::token` with a stale snapshot.
     pub(super) fn ask(&mut self, r: usize, c: usize, need: Why, scope: &Scope) {
-        let Some(snapshot) = self.replicas[r].snapshot else { return };
+        let Some(snapshot) = self.replicas[r].snapshot else {
+            return;
+        };
         self.obtain(r, c, need, snapshot.version, snapshot.version, scope);
     }
 
     /// `Vault::validate`: reads first, so that what is committed by now does not satisfy it.
     pub(super) fn force(&mut self, r: usize, c: usize, scope: &Scope) {
         self.hear(r, scope);
-        let Some(snapshot) = self.replicas[r].snapshot else { return };
+        let Some(snapshot) = self.replicas[r].snapshot else {
+            return;
+        };
         let committed = self.row.as_ref().map_or(0, |row| row.version);
         self.obtain(r, c, Why::Forced, snapshot.version, committed + 1, scope);
     }
@@ -45,7 +49,9 @@ impl World {
     pub(super) fn report(&mut self, r: usize, c: usize, version: u64, scope: &Scope) {
         self.books.rejected |= 1 << version;
         let now = self.moment();
-        let Some(snapshot) = self.replicas[r].snapshot else { return };
+        let Some(snapshot) = self.replicas[r].snapshot else {
+            return;
+        };
         let recent = snapshot
             .refreshed
             .is_some_and(|at| now < at + snapshot.margin);
@@ -71,7 +77,9 @@ impl World {
 
     /// `Vault::obtain`'s loop up to the wait.
     fn lap(&mut self, r: usize, c: usize, scope: &Scope) {
-        let Some(mut wait) = self.replicas[r].callers[c].wait else { return };
+        let Some(mut wait) = self.replicas[r].callers[c].wait else {
+            return;
+        };
         wait.laps += 1;
         let Some(snapshot) = self.replicas[r].snapshot else {
             return self.fail(r, c, scope);
@@ -86,9 +94,15 @@ impl World {
         if !wait.began {
             return;
         }
+        let newest = snapshot.version.max(wait.seen);
+        let need = wait.need.need();
         let plan = Plan {
-            seen: snapshot.version.max(wait.seen),
-            need: wait.need.need(),
+            seen: newest,
+            need: if scope.has(Mutant::StaleRejection) {
+                need
+            } else {
+                need.of(wait.seen, newest)
+            },
             policy: scope.policy.replay(),
             claim_ttl: CLAIM,
             poll: Duration::from_millis(20),
@@ -112,7 +126,9 @@ impl World {
     }
 
     fn serve(&mut self, r: usize, c: usize, snapshot: Snapshot) {
-        let Some(wait) = self.replicas[r].callers[c].wait.take() else { return };
+        let Some(wait) = self.replicas[r].callers[c].wait.take() else {
+            return;
+        };
         let index = usize::try_from(snapshot.version - 1).expect("few");
         if self.books.committed.get(index) != Some(&snapshot.tokens) {
             self.blame(Breach::Uncommitted);
@@ -124,7 +140,9 @@ impl World {
 
     /// The flight did not help: the old token while it lives, else an error.
     fn fail(&mut self, r: usize, c: usize, scope: &Scope) {
-        let Some(wait) = self.replicas[r].callers[c].wait else { return };
+        let Some(wait) = self.replicas[r].callers[c].wait else {
+            return;
+        };
         let now = self.moment();
         match self.replicas[r].snapshot {
             Some(snapshot) if wait.need == Why::Stale && snapshot.alive(now) => {
@@ -228,13 +246,18 @@ impl World {
 
     /// `Inner::land`, and what the callers make of it.
     fn land(&mut self, r: usize, ending: Ending, scope: &Scope) {
-        let Some(air) = self.replicas[r].air.take() else { return };
+        let Some(air) = self.replicas[r].air.take() else {
+            return;
+        };
         if air.spooled {
             self.replicas[r]
                 .spool
                 .retain(|letter| Some(letter.tokens) != air.holds);
         }
-        if air.holds.is_some_and(|held| self.books.open.contains(&held)) {
+        if air
+            .holds
+            .is_some_and(|held| self.books.open.contains(&held))
+        {
             self.blame(Breach::Lost);
         }
         let newer = match ending {
@@ -267,11 +290,16 @@ impl World {
     /// Takes a newer version into memory; an older one changes nothing.
     fn publish(&mut self, r: usize, row: &GrantRow, scope: &Scope) {
         let snapshot = Snapshot::of(row);
-        let present = self.replicas[r].snapshot.map_or(0, |present| present.version);
+        let present = self.replicas[r]
+            .snapshot
+            .map_or(0, |present| present.version);
         if present < snapshot.version || scope.has(Mutant::SnapshotGoesBack) {
             self.replicas[r].snapshot = Some(snapshot);
         }
-        if self.replicas[r].snapshot.is_some_and(|now| now.version < present) {
+        if self.replicas[r]
+            .snapshot
+            .is_some_and(|now| now.version < present)
+        {
             self.blame(Breach::Older);
         }
     }
@@ -284,7 +312,9 @@ impl World {
     }
 
     fn release_early(&mut self, r: usize, tokens: Tokens, scope: &Scope) {
-        let Some(snapshot) = &mut self.replicas[r].snapshot else { return };
+        let Some(snapshot) = &mut self.replicas[r].snapshot else {
+            return;
+        };
         snapshot.version += 1;
         snapshot.tokens = tokens;
         snapshot.expires = snapshot.expires + LIFETIME;
@@ -340,7 +370,9 @@ impl World {
     /// `Vault::adopt_spool`, one entry.
     pub(super) fn adopt_letter(&mut self, r: usize, n: usize, scope: &Scope) {
         let letter = self.replicas[r].spool[n];
-        let Stored::Ok(reply, _) = self.commit(letter, true, scope) else { return };
+        let Stored::Ok(reply, _) = self.commit(letter, true, scope) else {
+            return;
+        };
         self.replicas[r].spool.remove(n);
         if let CommitReply::Reauthorized(_) | CommitReply::Missing = reply {
             self.families[usize::from(letter.tokens.family)].revoke();

@@ -62,7 +62,11 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Keys of a store.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, known: Arc::default() }
+        Self {
+            store,
+            clock,
+            known: Arc::default(),
+        }
     }
 
     /// The caller of a request.
@@ -72,17 +76,22 @@ impl Keys {
     /// 401 without a valid key of the application that `x-apideck-app-id` names; 400 without that
     /// header.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
-        let key = headers.get(AUTHORIZATION).ok_or_else(|| ApiError::unauthorized("Missing authentication"))?;
+        let key = headers
+            .get(AUTHORIZATION)
+            .ok_or_else(|| ApiError::unauthorized("Missing authentication"))?;
         let key = key.as_bytes();
         let bearer = key
             .split_at_checked(7)
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
             .map(|(_, key)| key.trim_ascii())
             .ok_or_else(|| ApiError::unauthorized("Invalid Authorization Token"))?;
-        let named = text(headers, "x-apideck-app-id")?.ok_or_else(|| ApiError::missing_header("x-apideck-app-id"))?;
+        let named = text(headers, "x-apideck-app-id")?
+            .ok_or_else(|| ApiError::missing_header("x-apideck-app-id"))?;
         let application = self.application_of(bearer).await?;
         if application.as_str() != named {
-            return Err(ApiError::unauthorized("The API key belongs to another application than x-apideck-app-id"));
+            return Err(ApiError::unauthorized(
+                "The API key belongs to another application than x-apideck-app-id",
+            ));
         }
         Ok(Caller { application })
     }
@@ -95,10 +104,17 @@ impl Keys {
         {
             return Ok(known.application.clone());
         }
-        let found = self.store.key_by_digest(&digest).await.map_err(|error| ApiError::store(&error.0))?;
+        let found = self
+            .store
+            .key_by_digest(&digest)
+            .await
+            .map_err(|error| ApiError::store(&error.0))?;
         match found.filter(|found| bool::from(found.digest.ct_eq(&digest))) {
             Some(found) => {
-                let known = Known { application: found.application.clone(), until: now + BELIEVED };
+                let known = Known {
+                    application: found.application.clone(),
+                    until: now + BELIEVED,
+                };
                 self.known.pin().insert(digest, known);
                 Ok(found.application)
             }
@@ -111,7 +127,10 @@ impl Keys {
 }
 
 fn key_digest(key: &[u8]) -> [u8; 32] {
-    digest(&SHA256, key).as_ref().try_into().expect("SHA-256 has 32 bytes")
+    digest(&SHA256, key)
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
 }
 
 /// Makes an API key: what is shown once, and what is kept.
@@ -133,7 +152,9 @@ pub fn new_key(application: &ApplicationId) -> (Secret, ApiKey) {
 ///
 /// 400 if it is neither ASCII nor UTF-8.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
+    let Some(value) = headers.get(name) else {
+        return Ok(None);
+    };
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| ApiError::bad_header(&format!("{name} is not valid UTF-8")))?
         .trim();

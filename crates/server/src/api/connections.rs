@@ -38,23 +38,40 @@ impl ApiState {
     async fn key(&self, headers: &HeaderMap, place: &Place) -> Result<ConnectionKey, ApiError> {
         let caller = self.keys.authenticate(headers).await?;
         let consumer = caller.consumer(headers)?;
-        Ok(ConnectionKey::new(caller.application, consumer, place.unified_api.as_str(), place.service_id.as_str()))
+        Ok(ConnectionKey::new(
+            caller.application,
+            consumer,
+            place.unified_api.as_str(),
+            place.service_id.as_str(),
+        ))
     }
 
     async fn stored(&self, key: &ConnectionKey) -> Result<Connection, ApiError> {
-        let stored = self.vault.store().connection(key).await.map_err(AdminError::Store)?;
+        let stored = self
+            .vault
+            .store()
+            .connection(key)
+            .await
+            .map_err(AdminError::Store)?;
         Ok(stored.ok_or_else(|| TokenError::UnknownConnection(key.to_string()))?)
     }
 
     async fn shown(&self, stored: &Connection) -> Reply {
-        let object = wire::connection_of(&self.vault, stored).await.map_err(AdminError::Store)?;
-        let object = object.ok_or_else(|| AdminError::UnknownConnector(stored.key.service.clone()))?;
+        let object = wire::connection_of(&self.vault, stored)
+            .await
+            .map_err(AdminError::Store)?;
+        let object =
+            object.ok_or_else(|| AdminError::UnknownConnector(stored.key.service.clone()))?;
         Ok(Json(envelope(object)))
     }
 }
 
 /// `GET /vault/connections`: the consumer's connections, and the connectors that it could add.
-pub(super) async fn list(State(state): State<ApiState>, headers: HeaderMap, Query(filter): Query<Filter>) -> Reply {
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Query(filter): Query<Filter>,
+) -> Reply {
     let caller = state.keys.authenticate(&headers).await?;
     let store = state.vault.store();
     let stored = match super::text(&headers, "x-apideck-consumer-id")? {
@@ -66,19 +83,37 @@ pub(super) async fn list(State(state): State<ApiState>, headers: HeaderMap, Quer
     };
     let wanted = |api: &str| filter.api.as_deref().is_none_or(|wanted| wanted == api);
     let mut list = Vec::new();
-    for connection in stored.iter().filter(|connection| wanted(&connection.key.unified_api)) {
-        list.extend(wire::connection_of(&state.vault, connection).await.map_err(AdminError::Store)?);
+    for connection in stored
+        .iter()
+        .filter(|connection| wanted(&connection.key.unified_api))
+    {
+        list.extend(
+            wire::connection_of(&state.vault, connection)
+                .await
+                .map_err(AdminError::Store)?,
+        );
     }
     if filter.configured != Some(true) {
-        let clients = store.clients(&caller.application).await.map_err(AdminError::Store)?;
+        let clients = store
+            .clients(&caller.application)
+            .await
+            .map_err(AdminError::Store)?;
         for connector in state.vault.catalogue().iter() {
-            let configured = clients.iter().any(|client| client.connector == connector.id);
+            let configured = clients
+                .iter()
+                .any(|client| client.connector == connector.id);
             for unified_api in connector.unified_apis.iter().filter(|api| wanted(api)) {
                 let added = stored
                     .iter()
                     .any(|c| c.key.service == connector.id && *c.key.unified_api == **unified_api);
                 if configured && !added {
-                    list.push(wire::connection(&Parts { connector, unified_api, connection: None, grant: None, configured }));
+                    list.push(wire::connection(&Parts {
+                        connector,
+                        unified_api,
+                        connection: None,
+                        grant: None,
+                        configured,
+                    }));
                 }
             }
         }
@@ -87,16 +122,37 @@ pub(super) async fn list(State(state): State<ApiState>, headers: HeaderMap, Quer
 }
 
 /// `GET /vault/connections/{unified_api}/{service_id}`.
-pub(super) async fn get(State(state): State<ApiState>, headers: HeaderMap, Path(place): Path<Place>) -> Reply {
+pub(super) async fn get(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Path(place): Path<Place>,
+) -> Reply {
     let key = state.key(&headers, &place).await?;
     let connector = state.vault.connector_of(&key)?;
-    match state.vault.store().connection(&key).await.map_err(AdminError::Store)? {
+    match state
+        .vault
+        .store()
+        .connection(&key)
+        .await
+        .map_err(AdminError::Store)?
+    {
         Some(stored) => state.shown(&stored).await,
         None => {
-            let client = state.vault.store().client(&key.application, &key.service).await.map_err(AdminError::Store)?;
+            let client = state
+                .vault
+                .store()
+                .client(&key.application, &key.service)
+                .await
+                .map_err(AdminError::Store)?;
             let unified_api = &*key.unified_api;
             let configured = client.is_some();
-            Ok(Json(envelope(wire::connection(&Parts { connector, unified_api, connection: None, grant: None, configured }))))
+            Ok(Json(envelope(wire::connection(&Parts {
+                connector,
+                unified_api,
+                connection: None,
+                grant: None,
+                configured,
+            }))))
         }
     }
 }
@@ -158,9 +214,17 @@ pub(super) async fn token(
 ) -> Reply {
     let key = state.key(&headers, &place).await?;
     read_json(&body)?;
-    let stored = state.vault.store().connection(&key).await.map_err(AdminError::Store)?;
+    let stored = state
+        .vault
+        .store()
+        .connection(&key)
+        .await
+        .map_err(AdminError::Store)?;
     if stored.and_then(|stored| stored.grant).is_none() {
-        state.vault.add_client_credentials(&key, ConnectionPatch::default()).await?;
+        state
+            .vault
+            .add_client_credentials(&key, ConnectionPatch::default())
+            .await?;
     }
     state.vault.token(&key).await?;
     let stored = state.stored(&key).await?;
@@ -181,11 +245,21 @@ pub(super) async fn validate(
     state.vault.validate(&key).await?;
     let stored = state.stored(&key).await?;
     let grant = match &stored.grant {
-        Some(grant) => state.vault.store().grant(grant).await.map_err(AdminError::Store)?.value,
+        Some(grant) => {
+            state
+                .vault
+                .store()
+                .grant(grant)
+                .await
+                .map_err(AdminError::Store)?
+                .value
+        }
         None => None,
     };
     let state = wire::state_name(connector, &stored, grant.as_ref());
-    Ok(Json(envelope(json!({ "id": key.wire_id(), "state": state }))))
+    Ok(Json(envelope(
+        json!({ "id": key.wire_id(), "state": state }),
+    )))
 }
 
 /// A body that may be empty: the SDKs send nothing where the specification shows `{}`.
@@ -196,6 +270,10 @@ fn read_json(body: &Bytes) -> Result<Value, ApiError> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
         Ok(_) => Err(ApiError::invalid("the body must be a JSON object")),
-        Err(error) => Err(ApiError::invalid(format!("the body is not JSON: line {}, column {}", error.line(), error.column()))),
+        Err(error) => Err(ApiError::invalid(format!(
+            "the body is not JSON: line {}, column {}",
+            error.line(),
+            error.column()
+        ))),
     }
 }

@@ -19,8 +19,19 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, type_name: &'static str, message: &str, detail: impl Into<Value>) -> Self {
-        Self { status, type_name, message: message.to_owned(), detail: detail.into(), retry_after: None }
+    fn new(
+        status: StatusCode,
+        type_name: &'static str,
+        message: &str,
+        detail: impl Into<Value>,
+    ) -> Self {
+        Self {
+            status,
+            type_name,
+            message: message.to_owned(),
+            detail: detail.into(),
+            retry_after: None,
+        }
     }
 
     /// The HTTP status.
@@ -43,28 +54,58 @@ impl ApiError {
     }
 
     pub(crate) fn bad_header(detail: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "RequestHeadersValidationError", "Invalid Headers", detail)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "RequestHeadersValidationError",
+            "Invalid Headers",
+            detail,
+        )
     }
 
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "RequestValidationError", "Invalid Params", detail.into())
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "RequestValidationError",
+            "Invalid Params",
+            detail.into(),
+        )
     }
 
     pub(crate) fn unauthorized(detail: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "UnauthorizedError", "Unauthorized Request", detail)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "UnauthorizedError",
+            "Unauthorized Request",
+            detail,
+        )
     }
 
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "EntityNotFoundError", "Connection not found", detail.into())
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "EntityNotFoundError",
+            "Connection not found",
+            detail.into(),
+        )
     }
 
     pub(crate) fn no_route() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "EntityNotFoundError", "Unknown route", "There is nothing at this path")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "EntityNotFoundError",
+            "Unknown route",
+            "There is nothing at this path",
+        )
     }
 
     pub(crate) fn no_method() -> Self {
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self::new(status, "RequestValidationError", "Method not allowed", "This path does not take this method")
+        Self::new(
+            status,
+            "RequestValidationError",
+            "Method not allowed",
+            "This path does not take this method",
+        )
     }
 
     /// A request that was refused before anybody looked at what it says.
@@ -77,15 +118,30 @@ impl ApiError {
     }
 
     pub(crate) fn forbidden_host(detail: String) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "RequestValidationError", "Host not allowed", detail)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "RequestValidationError",
+            "Host not allowed",
+            detail,
+        )
     }
 
     pub(crate) fn timed_out(detail: &str) -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "ProxyTimedOutError", "Request timed out", detail)
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "ProxyTimedOutError",
+            "Request timed out",
+            detail,
+        )
     }
 
     pub(crate) fn downstream(status: StatusCode, detail: String) -> Self {
-        Self::new(status, "ConnectorExecutionError", "The downstream API failed", detail)
+        Self::new(
+            status,
+            "ConnectorExecutionError",
+            "The downstream API failed",
+            detail,
+        )
     }
 
     /// The token had expired, a new one is there, but the body is gone: whoever sends it again
@@ -96,14 +152,30 @@ impl ApiError {
              is larger than the {limit} bytes that are kept for a second try. Send the request again"
         );
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { retry_after: Some(0), ..Self::new(status, "ConnectorExecutionError", "Send the request again", detail) }
+        Self {
+            retry_after: Some(0),
+            ..Self::new(
+                status,
+                "ConnectorExecutionError",
+                "Send the request again",
+                detail,
+            )
+        }
     }
 
     pub(crate) fn store(why: &str) -> Self {
         tracing::error!(%why, "the store is unavailable");
         let detail = "The vault's store is unavailable; nothing was lost";
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { retry_after: Some(1), ..Self::new(status, "ServiceUnavailableError", "Service unavailable", detail) }
+        Self {
+            retry_after: Some(1),
+            ..Self::new(
+                status,
+                "ServiceUnavailableError",
+                "Service unavailable",
+                detail,
+            )
+        }
     }
 
     /// A failed refresh is 401 (never 5xx), with Apideck's detail object.
@@ -117,8 +189,14 @@ impl ApiError {
             let left = u64::try_from(wall_clock().until(retry_at).as_millis()).unwrap_or(u64::MAX);
             debug["cooldown_remaining_ms"] = left.into();
         }
-        let detail = json!({ "type": "refresh_token_connector_error", "message": message, "debug": debug });
-        Self::new(StatusCode::UNAUTHORIZED, "UnauthorizedError", "Unauthorized Request", detail)
+        let detail =
+            json!({ "type": "refresh_token_connector_error", "message": message, "debug": debug });
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "UnauthorizedError",
+            "Unauthorized Request",
+            detail,
+        )
     }
 
     fn body(&self) -> Value {
@@ -137,9 +215,14 @@ impl ApiError {
         let body = Bytes::from(self.body().to_string());
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -162,19 +245,31 @@ impl From<TokenError> for ApiError {
                 "Re-authorize the connection: connector credentials error",
                 text,
             ),
-            TokenError::Disabled(_) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "InvalidStateError", "Connection is disabled", text)
+            TokenError::Disabled(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "InvalidStateError",
+                "Connection is disabled",
+                text,
+            ),
+            TokenError::UnknownConnector(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "ConnectorNotFoundError",
+                "Unknown Connector",
+                text,
+            ),
+            TokenError::NoClient(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "OAuthCredentialsNotFoundError",
+                "No OAuth client",
+                text,
+            ),
+            TokenError::Dead { .. } | TokenError::NoRefreshToken => Self {
+                message: "Re-authorize the connection".to_owned(),
+                ..Self::refresh_failed(text, Some("invalid_grant"), None)
+            },
+            TokenError::AnswerLost { retry_at, .. } => {
+                Self::refresh_failed(text, Some("answer_lost"), Some(retry_at))
             }
-            TokenError::UnknownConnector(_) => {
-                Self::new(StatusCode::NOT_FOUND, "ConnectorNotFoundError", "Unknown Connector", text)
-            }
-            TokenError::NoClient(_) => {
-                Self::new(StatusCode::NOT_FOUND, "OAuthCredentialsNotFoundError", "No OAuth client", text)
-            }
-            TokenError::Dead { .. } | TokenError::NoRefreshToken => {
-                Self { message: "Re-authorize the connection".to_owned(), ..Self::refresh_failed(text, Some("invalid_grant"), None) }
-            }
-            TokenError::AnswerLost { retry_at, .. } => Self::refresh_failed(text, Some("answer_lost"), Some(retry_at)),
             TokenError::Failed { kind, retry_at, .. } => {
                 let code = match kind {
                     FailureKind::NotSent => "not_sent",
@@ -192,13 +287,26 @@ impl From<TokenError> for ApiError {
             TokenError::Store(why) => Self::store(&why),
             TokenError::ShuttingDown => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                Self { retry_after: Some(1), ..Self::new(status, "ServiceUnavailableError", "Shutting down", text) }
+                Self {
+                    retry_after: Some(1),
+                    ..Self::new(status, "ServiceUnavailableError", "Shutting down", text)
+                }
             }
             TokenError::Seal(_) => {
                 tracing::error!(%text, "stored tokens cannot be opened");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "The stored tokens cannot be opened", text)
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "InternalServerError",
+                    "The stored tokens cannot be opened",
+                    text,
+                )
             }
-            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "Internal error", text),
+            _ => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalServerError",
+                "Internal error",
+                text,
+            ),
         }
     }
 }
@@ -207,9 +315,16 @@ impl From<AdminError> for ApiError {
     fn from(error: AdminError) -> Self {
         let text = error.to_string();
         match error {
-            AdminError::UnknownConnector(_) => Self::new(StatusCode::NOT_FOUND, "EntityNotFoundError", "Unknown Connector", text),
+            AdminError::UnknownConnector(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "EntityNotFoundError",
+                "Unknown Connector",
+                text,
+            ),
             AdminError::UnknownConnection(_) => Self::not_found(text),
-            AdminError::Conflict => Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", text),
+            AdminError::Conflict => {
+                Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", text)
+            }
             AdminError::Store(error) => Self::store(&error.0),
             _ => Self::invalid(text),
         }

@@ -6,7 +6,7 @@ mod error;
 mod router;
 mod wire;
 
+pub(crate) use auth::text;
 pub use auth::{Caller, Keys, new_key};
 pub use error::ApiError;
-pub(crate) use auth::text;
 pub use router::{ApiState, router};

@@ -29,7 +29,12 @@ pub fn router(state: ApiState) -> Router {
     let place = "/vault/connections/{unified_api}/{service_id}";
     Router::new()
         .route("/vault/connections", get(connections::list))
-        .route(place, get(connections::get).patch(connections::update).delete(connections::delete))
+        .route(
+            place,
+            get(connections::get)
+                .patch(connections::update)
+                .delete(connections::delete),
+        )
         .route(&format!("{place}/import"), post(connections::import))
         .route(&format!("{place}/token"), post(connections::token))
         .route(&format!("{place}/validate"), post(connections::validate))
@@ -51,7 +56,10 @@ async fn no_method() -> ApiError {
 /// axum refuses some requests itself (a body that is too large, a path that is not UTF-8), in
 /// plain text that Apideck's SDKs cannot read.
 async fn in_the_wire_format(response: Response) -> Response {
-    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     let status = response.status();
     if json || status == StatusCode::OK || status == StatusCode::NO_CONTENT {
         return response;

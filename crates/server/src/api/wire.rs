@@ -14,9 +14,17 @@ pub(super) fn envelope(data: Value) -> Value {
 }
 
 /// Where a connection stands: (state, health), in Apideck's words.
-fn state(connector: &Connector, connection: Option<&Connection>, grant: Option<&GrantRow>) -> (&'static str, &'static str) {
-    let Some(connection) = connection else { return ("available", "needs_auth") };
-    let Some(grant) = grant else { return ("added", "needs_auth") };
+fn state(
+    connector: &Connector,
+    connection: Option<&Connection>,
+    grant: Option<&GrantRow>,
+) -> (&'static str, &'static str) {
+    let Some(connection) = connection else {
+        return ("available", "needs_auth");
+    };
+    let Some(grant) = grant else {
+        return ("added", "needs_auth");
+    };
     if let Standing::Dead { .. } = grant.standing {
         return ("invalid", "needs_auth");
     }
@@ -26,11 +34,19 @@ fn state(connector: &Connector, connection: Option<&Connection>, grant: Option<&
     if missing {
         return ("authorized", "missing_settings");
     }
-    if grant.trouble.is_some() { ("callable", "pending_refresh") } else { ("callable", "ok") }
+    if grant.trouble.is_some() {
+        ("callable", "pending_refresh")
+    } else {
+        ("callable", "ok")
+    }
 }
 
 /// The state alone, for `validate`.
-pub(super) fn state_name(connector: &Connector, connection: &Connection, grant: Option<&GrantRow>) -> &'static str {
+pub(super) fn state_name(
+    connector: &Connector,
+    connection: &Connection,
+    grant: Option<&GrantRow>,
+) -> &'static str {
     state(connector, Some(connection), grant).0
 }
 
@@ -46,9 +62,17 @@ pub(super) struct Parts<'a> {
 
 /// A connection object.
 pub(super) fn connection(parts: &Parts<'_>) -> Value {
-    let Parts { connector, unified_api, connection, grant, configured } = *parts;
+    let Parts {
+        connector,
+        unified_api,
+        connection,
+        grant,
+        configured,
+    } = *parts;
     let (state, health) = state(connector, connection, grant);
-    let settings = connection.map(|connection| connection.settings.clone()).unwrap_or_default();
+    let settings = connection
+        .map(|connection| connection.settings.clone())
+        .unwrap_or_default();
     let form_fields: Vec<Value> = connector
         .settings
         .iter()
@@ -109,13 +133,22 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
 }
 
 /// A connection object, with what the store says of its grant and client.
-pub(super) async fn connection_of(vault: &Vault, stored: &Connection) -> Result<Option<Value>, StoreError> {
-    let Some(connector) = vault.catalogue().find(stored.key.service.as_str()) else { return Ok(None) };
+pub(super) async fn connection_of(
+    vault: &Vault,
+    stored: &Connection,
+) -> Result<Option<Value>, StoreError> {
+    let Some(connector) = vault.catalogue().find(stored.key.service.as_str()) else {
+        return Ok(None);
+    };
     let grant = match &stored.grant {
         Some(grant) => vault.store().grant(grant).await?.value,
         None => None,
     };
-    let configured = vault.store().client(&stored.key.application, &stored.key.service).await?.is_some();
+    let configured = vault
+        .store()
+        .client(&stored.key.application, &stored.key.service)
+        .await?
+        .is_some();
     Ok(Some(connection(&Parts {
         connector,
         unified_api: &stored.key.unified_api,

@@ -67,7 +67,10 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
         Command::Create { name, id, json } => {
             let id = id.clone().unwrap_or_else(|| id_from(name));
             let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            ensure!(!id.is_empty() && id.chars().all(fits), "`{id}` is not an id: use letters, digits, `-`, `_` and `.`, or give --id");
+            ensure!(
+                !id.is_empty() && id.chars().all(fits),
+                "`{id}` is not an id: use letters, digits, `-`, `_` and `.`, or give --id"
+            );
             let id = ApplicationId::from(id);
             store.add_application(&id, name).await?;
             let (key, kept) = new_key(&id);
@@ -78,13 +81,21 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
         }
         Command::List { json } => {
             let all = store.applications().await?;
-            let list = all.iter().map(|a| json!({ "id": a.id, "name": a.name, "created_at": a.created_at.to_string() }));
-            let rows: Vec<_> = all.iter().map(|a| vec![a.id.to_string(), a.name.clone(), a.created_at.to_string()]).collect();
+            let list = all.iter().map(
+                |a| json!({ "id": a.id, "name": a.name, "created_at": a.created_at.to_string() }),
+            );
+            let rows: Vec<_> = all
+                .iter()
+                .map(|a| vec![a.id.to_string(), a.name.clone(), a.created_at.to_string()])
+                .collect();
             let nothing = "no application yet; make one with `tokenward applications create NAME`";
             Output::new(*json).table(&list.collect(), &["ID", "NAME", "CREATED"], &rows, nothing);
         }
         Command::Delete { id } => {
-            if !store.delete_application(&ApplicationId::from(id.as_str())).await? {
+            if !store
+                .delete_application(&ApplicationId::from(id.as_str()))
+                .await?
+            {
                 bail!("there is no application `{id}`");
             }
             println!("application {id} deleted");
@@ -95,7 +106,10 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
 
 fn id_from(name: &str) -> String {
     let words = name.to_lowercase();
-    let words: Vec<&str> = words.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = words
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
     words.join("-")
 }
 
@@ -107,14 +121,31 @@ pub(super) async fn run_keys(command: &KeyCommand, vault: &Vault) -> anyhow::Res
             let (key, kept) = new_key(&id);
             let key_id = kept.id.clone();
             store.add_key(kept).await?;
-            Output::new(*json).say(&json!({ "id": key_id, "application": id, "api_key": key.expose() }), || {
-                format!("key     {key_id}\nAPI key {}\nThe key is shown only now; keep it safe.", key.expose())
-            });
+            Output::new(*json).say(
+                &json!({ "id": key_id, "application": id, "api_key": key.expose() }),
+                || {
+                    format!(
+                        "key     {key_id}\nAPI key {}\nThe key is shown only now; keep it safe.",
+                        key.expose()
+                    )
+                },
+            );
         }
         KeyCommand::List { app, json } => {
             let keys = store.keys(&app.find(vault).await?).await?;
-            let list = keys.iter().map(|k| json!({ "id": k.id, "hint": k.hint, "created_at": k.created_at.to_string() }));
-            let rows: Vec<_> = keys.iter().map(|k| vec![k.id.clone(), format!("{}...", k.hint), k.created_at.to_string()]).collect();
+            let list = keys.iter().map(
+                |k| json!({ "id": k.id, "hint": k.hint, "created_at": k.created_at.to_string() }),
+            );
+            let rows: Vec<_> = keys
+                .iter()
+                .map(|k| {
+                    vec![
+                        k.id.clone(),
+                        format!("{}...", k.hint),
+                        k.created_at.to_string(),
+                    ]
+                })
+                .collect();
             Output::new(*json).table(&list.collect(), &["ID", "KEY", "CREATED"], &rows, "no keys");
         }
         KeyCommand::Revoke { id, app } => {

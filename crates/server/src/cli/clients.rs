@@ -82,16 +82,30 @@ pub(super) async fn run(command: &Command, opened: &Opened) -> anyhow::Result<()
         Command::Set(set) => {
             let application = set.app.find(vault).await?;
             let connector = ConnectorId::from(set.connector.as_str());
-            let secret = set.client_secret_file.as_ref().map(read_secret).transpose()?;
+            let secret = set
+                .client_secret_file
+                .as_ref()
+                .map(read_secret)
+                .transpose()?;
             let mut settings: BTreeMap<String, String> = BTreeMap::new();
             if let Some(issuer) = &set.discover {
                 settings.extend(endpoints(discover(opened, issuer).await?));
             }
             settings.extend(set.setting.iter().cloned());
             vault
-                .set_client(&application, &connector, &set.client_id, secret.as_ref(), settings, set.scope.clone())
+                .set_client(
+                    &application,
+                    &connector,
+                    &set.client_id,
+                    secret.as_ref(),
+                    settings,
+                    set.scope.clone(),
+                )
                 .await?;
-            println!("OAuth client {} set for connector {connector} of application {application}", set.client_id);
+            println!(
+                "OAuth client {} set for connector {connector} of application {application}",
+                set.client_id
+            );
         }
         Command::List { app, json } => {
             let clients = vault.store().clients(&app.find(vault).await?).await?;
@@ -107,15 +121,33 @@ pub(super) async fn run(command: &Command, opened: &Opened) -> anyhow::Result<()
             let rows: Vec<_> = clients
                 .iter()
                 .map(|client| {
-                    let kind = if client.sealed_secret.is_some() { "confidential" } else { "public" };
-                    vec![client.connector.to_string(), client.client_id.clone(), kind.to_owned(), client.scopes.join(" ")]
+                    let kind = if client.sealed_secret.is_some() {
+                        "confidential"
+                    } else {
+                        "public"
+                    };
+                    vec![
+                        client.connector.to_string(),
+                        client.client_id.clone(),
+                        kind.to_owned(),
+                        client.scopes.join(" "),
+                    ]
                 })
                 .collect();
-            Output::new(*json).table(&list.collect(), &["CONNECTOR", "CLIENT ID", "KIND", "SCOPES"], &rows, "no OAuth clients");
+            Output::new(*json).table(
+                &list.collect(),
+                &["CONNECTOR", "CLIENT ID", "KIND", "SCOPES"],
+                &rows,
+                "no OAuth clients",
+            );
         }
         Command::Delete { connector, app } => {
             let application = app.find(vault).await?;
-            if !vault.store().delete_client(&application, &ConnectorId::from(connector.as_str())).await? {
+            if !vault
+                .store()
+                .delete_client(&application, &ConnectorId::from(connector.as_str()))
+                .await?
+            {
                 bail!("application {application} has no OAuth client for connector `{connector}`");
             }
             println!("OAuth client for {connector} deleted");
@@ -127,7 +159,9 @@ pub(super) async fn run(command: &Command, opened: &Opened) -> anyhow::Result<()
 fn read_secret(file: &PathBuf) -> anyhow::Result<Secret> {
     let mut text = Zeroizing::new(String::new());
     if file.as_os_str() == "-" {
-        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("standard input")?;
     } else {
         std::fs::File::open(file)
             .and_then(|mut file| file.read_to_string(&mut text))
@@ -141,8 +175,16 @@ fn read_secret(file: &PathBuf) -> anyhow::Result<Secret> {
 }
 
 async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadata> {
-    let transport = HttpTransport::new(Arc::clone(&opened.rules), tls_config()?, opened.vault.clock().clone());
-    let patience = Patience { connect: Duration::from_secs(10), answer: Duration::from_secs(20), not_after: None };
+    let transport = HttpTransport::new(
+        Arc::clone(&opened.rules),
+        tls_config()?,
+        opened.vault.clock().clone(),
+    );
+    let patience = Patience {
+        connect: Duration::from_secs(10),
+        answer: Duration::from_secs(20),
+        not_after: None,
+    };
     let mut last = String::new();
     for url in metadata_urls(issuer) {
         let request = TokenRequest {
@@ -160,11 +202,19 @@ async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadat
             Err(error) => last = error.to_string(),
         }
     }
-    bail!("the endpoints of {issuer} could not be read: {last}. Give them with --setting token_url=... instead")
+    bail!(
+        "the endpoints of {issuer} could not be read: {last}. Give them with --setting token_url=... instead"
+    )
 }
 
 fn endpoints(metadata: ServerMetadata) -> impl Iterator<Item = (String, String)> {
-    let ServerMetadata { authorization_endpoint, token_endpoint, revocation_endpoint, introspection_endpoint, .. } = metadata;
+    let ServerMetadata {
+        authorization_endpoint,
+        token_endpoint,
+        revocation_endpoint,
+        introspection_endpoint,
+        ..
+    } = metadata;
     [
         ("authorization_url", authorization_endpoint),
         ("token_url", Some(token_endpoint)),

@@ -100,17 +100,38 @@ impl Place {
     }
 
     async fn named(&self, vault: &Vault, name: &str) -> anyhow::Result<ConnectionKey> {
-        let usage = "a connection is named CONSUMER/UNIFIED_API+SERVICE, for example acme/accounting+xero";
+        let usage =
+            "a connection is named CONSUMER/UNIFIED_API+SERVICE, for example acme/accounting+xero";
         let application = self.app.find(vault).await?;
-        let Some((consumer, place)) = name.rsplit_once('/').filter(|(consumer, _)| !consumer.is_empty()) else {
+        let Some((consumer, place)) = name
+            .rsplit_once('/')
+            .filter(|(consumer, _)| !consumer.is_empty())
+        else {
             bail!("`{name}`: {usage}");
         };
         if let Some((unified_api, service)) = place.split_once('+') {
-            return Ok(ConnectionKey::new(application, consumer, unified_api, service));
+            return Ok(ConnectionKey::new(
+                application,
+                consumer,
+                unified_api,
+                service,
+            ));
         }
-        match vault.catalogue().find(place).map(|connector| connector.unified_apis.as_slice()) {
-            Some([only]) => Ok(ConnectionKey::new(application, consumer, only.as_str(), place)),
-            Some(several) => bail!("`{name}`: {place} belongs to several unified APIs ({}); {usage}", several.join(", ")),
+        match vault
+            .catalogue()
+            .find(place)
+            .map(|connector| connector.unified_apis.as_slice())
+        {
+            Some([only]) => Ok(ConnectionKey::new(
+                application,
+                consumer,
+                only.as_str(),
+                place,
+            )),
+            Some(several) => bail!(
+                "`{name}`: {place} belongs to several unified APIs ({}); {usage}",
+                several.join(", ")
+            ),
             None => bail!("`{name}`: there is no connector `{place}`; {usage}"),
         }
     }
@@ -121,13 +142,24 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
         Command::Import { place, file, json } => {
             let key = place.key(vault).await?;
             let input = read_input(file.as_ref())?;
-            let import = import::read(&input).map_err(|why| anyhow::anyhow!("{why}. Nothing was imported"))?;
+            let import = import::read(&input)
+                .map_err(|why| anyhow::anyhow!("{why}. Nothing was imported"))?;
             let connection = vault.import(&key, import).await?;
-            if vault.store().client(&key.application, &key.service).await?.is_none() {
-                eprintln!("note: no OAuth client is set for {}; refreshing needs one: tokenward clients set --connector {}", key.service, key.service);
+            if vault
+                .store()
+                .client(&key.application, &key.service)
+                .await?
+                .is_none()
+            {
+                eprintln!(
+                    "note: no OAuth client is set for {}; refreshing needs one: tokenward clients set --connector {}",
+                    key.service, key.service
+                );
             }
             let grant = grant_of(vault, &connection).await?;
-            Output::new(*json).say(&describe(&connection, grant.as_ref()), || format!("connection {key} imported"));
+            Output::new(*json).say(&describe(&connection, grant.as_ref()), || {
+                format!("connection {key} imported")
+            });
         }
         Command::Link { place, to, setting } => {
             let key = place.key(vault).await?;
@@ -137,32 +169,64 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
         }
         Command::ClientCredentials { place } => {
             let key = place.key(vault).await?;
-            vault.add_client_credentials(&key, ConnectionPatch::default()).await?;
+            vault
+                .add_client_credentials(&key, ConnectionPatch::default())
+                .await?;
             println!("connection {key} made; its first token is fetched when it is asked for");
         }
-        Command::Set { place, setting, enabled } => {
+        Command::Set {
+            place,
+            setting,
+            enabled,
+        } => {
             let key = place.key(vault).await?;
             if vault.store().connection(&key).await?.is_none() {
                 bail!("there is no connection {key}");
             }
-            vault.update(&key, ConnectionPatch { enabled: *enabled, ..settings_patch(setting)? }).await?;
+            vault
+                .update(
+                    &key,
+                    ConnectionPatch {
+                        enabled: *enabled,
+                        ..settings_patch(setting)?
+                    },
+                )
+                .await?;
             println!("connection {key} changed");
         }
-        Command::List { app, consumer, json } => {
+        Command::List {
+            app,
+            consumer,
+            json,
+        } => {
             let consumer = consumer.as_deref().map(Into::into);
-            let all = vault.store().connections(&app.find(vault).await?, consumer.as_ref()).await?;
+            let all = vault
+                .store()
+                .connections(&app.find(vault).await?, consumer.as_ref())
+                .await?;
             let mut list = Vec::new();
             let mut rows = Vec::new();
             for connection in &all {
                 let grant = grant_of(vault, connection).await?;
                 list.push(describe(connection, grant.as_ref()));
-                rows.push(vec![connection.key.to_string(), standing(grant.as_ref()), expiry(grant.as_ref())]);
+                rows.push(vec![
+                    connection.key.to_string(),
+                    standing(grant.as_ref()),
+                    expiry(grant.as_ref()),
+                ]);
             }
-            Output::new(*json).table(&list.into(), &["CONNECTION", "STATE", "ACCESS TOKEN EXPIRES"], &rows, "no connections");
+            Output::new(*json).table(
+                &list.into(),
+                &["CONNECTION", "STATE", "ACCESS TOKEN EXPIRES"],
+                &rows,
+                "no connections",
+            );
         }
         Command::Show { place, json } => {
             let key = place.key(vault).await?;
-            let Some(connection) = vault.store().connection(&key).await? else { bail!("there is no connection {key}") };
+            let Some(connection) = vault.store().connection(&key).await? else {
+                bail!("there is no connection {key}")
+            };
             let grant = grant_of(vault, &connection).await?;
             let object = describe(&connection, grant.as_ref());
             Output::new(*json).say(&object, || text(&object));
@@ -179,11 +243,20 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
 fn settings_patch(settings: &[String]) -> anyhow::Result<ConnectionPatch> {
     let mut map = serde_json::Map::new();
     for setting in settings {
-        let Some((name, value)) = setting.split_once('=') else { bail!("`{setting}` is not NAME=VALUE") };
-        let value = if value.is_empty() { serde_json::Value::Null } else { value.into() };
+        let Some((name, value)) = setting.split_once('=') else {
+            bail!("`{setting}` is not NAME=VALUE")
+        };
+        let value = if value.is_empty() {
+            serde_json::Value::Null
+        } else {
+            value.into()
+        };
         map.insert(name.to_owned(), value);
     }
-    Ok(ConnectionPatch { settings: Some(map), ..ConnectionPatch::default() })
+    Ok(ConnectionPatch {
+        settings: Some(map),
+        ..ConnectionPatch::default()
+    })
 }
 
 fn read_input(file: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
@@ -198,7 +271,9 @@ fn read_input(file: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
             if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
                 eprintln!("reading the import from the terminal; end it with Ctrl-D");
             }
-            std::io::stdin().read_to_end(&mut input).context("standard input")?;
+            std::io::stdin()
+                .read_to_end(&mut input)
+                .context("standard input")?;
         }
     }
     Ok(input)
@@ -221,7 +296,9 @@ fn standing(grant: Option<&GrantRow>) -> String {
 }
 
 fn expiry(grant: Option<&GrantRow>) -> String {
-    grant.and_then(|grant| grant.expires_at).map_or_else(|| "-".to_owned(), |at| at.to_string())
+    grant
+        .and_then(|grant| grant.expires_at)
+        .map_or_else(|| "-".to_owned(), |at| at.to_string())
 }
 
 /// Everything about a connection that is not secret.
@@ -270,7 +347,9 @@ fn text(object: &serde_json::Value) -> String {
                     lines.push(format!("{:indent$}{name}", ""));
                     walk(lines, indent + 2, value);
                 }
-                serde_json::Value::String(text) => lines.push(format!("{:indent$}{name:14} {text}", "")),
+                serde_json::Value::String(text) => {
+                    lines.push(format!("{:indent$}{name:14} {text}", ""))
+                }
                 other => lines.push(format!("{:indent$}{name:14} {other}", "")),
             }
         }

@@ -40,7 +40,10 @@ pub(super) fn run(command: &Command, options: &VaultOptions) -> anyhow::Result<(
     match command {
         Command::List { json } => {
             let catalogue = options.catalogue()?;
-            let all: Vec<_> = catalogue.iter().map(|connector| describe(connector)).collect();
+            let all: Vec<_> = catalogue
+                .iter()
+                .map(|connector| describe(connector))
+                .collect();
             let rows: Vec<Vec<String>> = catalogue
                 .iter()
                 .map(|connector| {
@@ -52,19 +55,35 @@ pub(super) fn run(command: &Command, options: &VaultOptions) -> anyhow::Result<(
                     ]
                 })
                 .collect();
-            Output::new(*json).table(&all.into(), &["ID", "NAME", "UNIFIED APIS", "A USED REFRESH TOKEN SENT AGAIN"], &rows, "");
+            Output::new(*json).table(
+                &all.into(),
+                &[
+                    "ID",
+                    "NAME",
+                    "UNIFIED APIS",
+                    "A USED REFRESH TOKEN SENT AGAIN",
+                ],
+                &rows,
+                "",
+            );
         }
         Command::Show { id, json } => {
             let catalogue = options.catalogue()?;
             let Some(connector) = catalogue.find(id) else {
-                bail!("there is no connector `{id}`; `tokenward connectors list` shows those that exist");
+                bail!(
+                    "there is no connector `{id}`; `tokenward connectors list` shows those that exist"
+                );
             };
             Output::new(*json).say(&describe(connector), || text(connector));
         }
         Command::Check { file } => {
             let text = std::fs::read_to_string(file)?;
             let connector = Catalogue::default().add(&file.display().to_string(), &text)?;
-            println!("{}: connector {} is well-formed", file.display(), connector.id);
+            println!(
+                "{}: connector {} is well-formed",
+                file.display(),
+                connector.id
+            );
         }
     }
     Ok(())
@@ -102,16 +121,57 @@ fn text(connector: &Connector) -> String {
         }
     };
     line("unified APIs", Some(connector.unified_apis.join(", ")));
-    line("authorize", connector.authorization.as_ref().map(|a| a.url.to_string()));
-    line("scopes", connector.authorization.as_ref().map(|a| a.scopes.join(&a.scope_separator)));
+    line(
+        "authorize",
+        connector.authorization.as_ref().map(|a| a.url.to_string()),
+    );
+    line(
+        "scopes",
+        connector
+            .authorization
+            .as_ref()
+            .map(|a| a.scopes.join(&a.scope_separator)),
+    );
     line("token", Some(connector.token.url.to_string()));
-    line("revoke", connector.revocation.as_ref().map(|r| r.url.to_string()));
-    line("rotation", Some(rotation(connector.refresh.rotation).to_owned()));
+    line(
+        "revoke",
+        connector.revocation.as_ref().map(|r| r.url.to_string()),
+    );
+    line(
+        "rotation",
+        Some(rotation(connector.refresh.rotation).to_owned()),
+    );
     line("sent again", Some(replay(connector.refresh.replay)));
-    line("assumed lifetime", connector.token.assumed_lifetime_s.map(|s| format!("{s} s, where the reply does not say")));
-    line("idle lifetime", connector.refresh.idle_lifetime_s.map(|s| format!("{} days without use", s / 86_400)));
-    line("API", connector.api.base_url.as_ref().map(ToString::to_string));
-    line("tokens go to", Some(connector.api.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+    line(
+        "assumed lifetime",
+        connector
+            .token
+            .assumed_lifetime_s
+            .map(|s| format!("{s} s, where the reply does not say")),
+    );
+    line(
+        "idle lifetime",
+        connector
+            .refresh
+            .idle_lifetime_s
+            .map(|s| format!("{} days without use", s / 86_400)),
+    );
+    line(
+        "API",
+        connector.api.base_url.as_ref().map(ToString::to_string),
+    );
+    line(
+        "tokens go to",
+        Some(
+            connector
+                .api
+                .hosts
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        ),
+    );
     for (name, setting) in &connector.settings {
         line("setting", Some(format!("{name}: {}", setting.label)));
     }

@@ -31,10 +31,23 @@ struct Cli {
     #[command(flatten)]
     vault: VaultOptions,
     /// What to log: a level or directives such as tokenward=debug [default: info for serve, else warn]
-    #[arg(long, global = true, env = "TOKENWARD_LOG", value_name = "FILTER", help_heading = "Log options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TOKENWARD_LOG",
+        value_name = "FILTER",
+        help_heading = "Log options"
+    )]
     log: Option<String>,
     /// The form of log lines
-    #[arg(long, global = true, env = "TOKENWARD_LOG_FORMAT", value_enum, default_value_t, help_heading = "Log options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TOKENWARD_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        help_heading = "Log options"
+    )]
     log_format: LogFormat,
 }
 
@@ -88,10 +101,14 @@ impl AppOption {
         match (&self.app, all.as_slice()) {
             (Some(id), _) => match all.iter().find(|application| application.id.as_str() == id) {
                 Some(application) => Ok(application.id.clone()),
-                None => anyhow::bail!("there is no application `{id}`; `tokenward applications list` shows those that exist"),
+                None => anyhow::bail!(
+                    "there is no application `{id}`; `tokenward applications list` shows those that exist"
+                ),
             },
             (None, [only]) => Ok(only.id.clone()),
-            (None, []) => anyhow::bail!("there is no application yet; make one with `tokenward applications create NAME`"),
+            (None, []) => anyhow::bail!(
+                "there is no application yet; make one with `tokenward applications create NAME`"
+            ),
             (None, _) => anyhow::bail!("there are several applications; choose one with --app"),
         }
     }
@@ -100,12 +117,19 @@ impl AppOption {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let default_filter = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    let default_filter = if matches!(cli.command, Command::Serve(_)) {
+        "info"
+    } else {
+        "warn"
+    };
     if let Err(error) = logs::init(cli.log.as_deref().unwrap_or(default_filter), cli.log_format) {
         eprintln!("error: {error:#}");
         return ExitCode::from(2);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: the async runtime cannot start: {error}");
@@ -129,11 +153,15 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Demo(demo_options) => return demo::run(&demo_options).await,
         Command::Connectors(command) => connectors::run(&command, options)?,
-        Command::Applications(command) => applications::run(&command, &open(options).await?).await?,
+        Command::Applications(command) => {
+            applications::run(&command, &open(options).await?).await?
+        }
         Command::Keys(command) => applications::run_keys(&command, &open(options).await?).await?,
         Command::Clients(command) => clients::run(&command, &open_all(options).await?).await?,
         Command::Connections(command) => connections::run(&command, &open(options).await?).await?,
-        Command::Token(token_options) => return tokens::token(&token_options, &open(options).await?).await,
+        Command::Token(token_options) => {
+            return tokens::token(&token_options, &open(options).await?).await;
+        }
         Command::Validate(validate_options) => {
             return tokens::validate(&validate_options, &open(options).await?).await;
         }
@@ -150,10 +178,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn open_all(options: &VaultOptions) -> anyhow::Result<Opened> {
-    let config = VaultConfig { refresh_ahead: false, ..VaultConfig::default() };
+    let config = VaultConfig {
+        refresh_ahead: false,
+        ..VaultConfig::default()
+    };
     let opened = options.open(config, Arc::new(Blind)).await?;
     if let Some(key) = &opened.new_key {
-        eprintln!("a new key was made in {}; without it the vault cannot be read: keep a copy of it elsewhere", key.display());
+        eprintln!(
+            "a new key was made in {}; without it the vault cannot be read: keep a copy of it elsewhere",
+            key.display()
+        );
     }
     Ok(opened)
 }

@@ -3,13 +3,18 @@
 use tokio_util::sync::CancellationToken;
 
 /// Cancelled at the first signal; the second ends the process.
-#[expect(clippy::disallowed_methods, reason = "lives as long as the process, so there is nothing to drain")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "lives as long as the process, so there is nothing to drain"
+)]
 pub(super) fn stop_on_signal() -> CancellationToken {
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
         signal().await;
-        tracing::info!("stopping: requests and refreshes under way may finish; a second signal ends at once");
+        tracing::info!(
+            "stopping: requests and refreshes under way may finish; a second signal ends at once"
+        );
         token.cancel();
         signal().await;
         tracing::warn!("stopped at once");

@@ -27,7 +27,9 @@ pub(super) struct ValidateOptions {
 
 pub(super) async fn token(options: &TokenOptions, vault: &Vault) -> anyhow::Result<ExitCode> {
     let key = options.place.key(vault).await?;
-    let Some(token) = uninterrupted(vault, vault.token(&key)).await? else { return Ok(ExitCode::from(130)) };
+    let Some(token) = uninterrupted(vault, vault.token(&key)).await? else {
+        return Ok(ExitCode::from(130));
+    };
     let object = json!({
         "access_token": token.secret().expose(),
         "expires_at": token.expires_at().map(|at| at.to_string()),
@@ -40,7 +42,9 @@ pub(super) async fn token(options: &TokenOptions, vault: &Vault) -> anyhow::Resu
 
 pub(super) async fn validate(options: &ValidateOptions, vault: &Vault) -> anyhow::Result<ExitCode> {
     let key = options.place.key(vault).await?;
-    let Some(token) = uninterrupted(vault, vault.validate(&key)).await? else { return Ok(ExitCode::from(130)) };
+    let Some(token) = uninterrupted(vault, vault.validate(&key)).await? else {
+        return Ok(ExitCode::from(130));
+    };
     let object = json!({
         "connection": key.to_string(),
         "state": "callable",

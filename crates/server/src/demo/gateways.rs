@@ -8,7 +8,9 @@ use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokenward::{ApplicationId, ConnectionKey, ConnectorId, Secret, VaultConfig, observe::Blind, vault::Import};
+use tokenward::{
+    ApplicationId, ConnectionKey, ConnectorId, Secret, VaultConfig, observe::Blind, vault::Import,
+};
 use tokenward_testkit::sandbox::{IssuedTokens, Sandbox, SandboxConfig};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -56,45 +58,76 @@ impl Gateways {
         let mut urls = Vec::new();
         let mut children = Vec::new();
         for _ in 0..processes {
-            let mut child = Command::new(std::env::current_exe().context("the path of this program is not known")?)
-                .args(["serve", "--json", "--listen", "127.0.0.1:0", "--log", "error", "--allow-private", "127.0.0.0/8"])
-                .arg("--data-dir")
-                .arg(folder.path())
-                .arg("--connectors")
-                .arg(&connectors)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()
-                .context("a gateway process cannot start")?;
-            let output = child.stdout.take().context("a gateway process has no output")?;
+            let mut child = Command::new(
+                std::env::current_exe().context("the path of this program is not known")?,
+            )
+            .args([
+                "serve",
+                "--json",
+                "--listen",
+                "127.0.0.1:0",
+                "--log",
+                "error",
+                "--allow-private",
+                "127.0.0.0/8",
+            ])
+            .arg("--data-dir")
+            .arg(folder.path())
+            .arg("--connectors")
+            .arg(&connectors)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("a gateway process cannot start")?;
+            let output = child
+                .stdout
+                .take()
+                .context("a gateway process has no output")?;
             let mut line = String::new();
             BufReader::new(output).read_line(&mut line).await?;
-            let Some(url) = serde_json::from_str::<Value>(&line).ok().and_then(|said| said["listening"].as_str().map(str::to_owned))
+            let Some(url) = serde_json::from_str::<Value>(&line)
+                .ok()
+                .and_then(|said| said["listening"].as_str().map(str::to_owned))
             else {
                 bail!("a gateway process did not start; see its message above");
             };
             urls.push(url);
             children.push(child);
         }
-        Ok(Self { urls, key, api_url: sandbox.api_url(), children: Mutex::new(children), _folder: folder })
+        Ok(Self {
+            urls,
+            key,
+            api_url: sandbox.api_url(),
+            children: Mutex::new(children),
+            _folder: folder,
+        })
     }
 
     /// One request through one of the gateways.
     pub(super) async fn request(self: &Arc<Self>, client: &Client, number: usize) -> Report {
         let request = Request::get(format!("{}/proxy", self.urls[number % self.urls.len()]))
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.key.expose()))
+            .header(
+                header::AUTHORIZATION,
+                format!("Bearer {}", self.key.expose()),
+            )
             .header("x-apideck-app-id", APPLICATION)
             .header("x-apideck-consumer-id", CONSUMER)
             .header("x-apideck-unified-api", "accounting")
             .header("x-apideck-service-id", "sandbox")
-            .header("x-apideck-downstream-url", format!("{}/invoices", self.api_url))
+            .header(
+                "x-apideck-downstream-url",
+                format!("{}/invoices", self.api_url),
+            )
             .body(Full::<Bytes>::default());
         let answer = match request {
             Ok(request) => client.send(request).await,
             Err(_) => None,
         };
-        Report { ok: answer.is_some_and(|(status, _)| status == StatusCode::OK), refreshed: None }
+        Report {
+            ok: answer.is_some_and(|(status, _)| status == StatusCode::OK),
+            refreshed: None,
+        }
     }
 
     pub(super) async fn stop(&self) {
@@ -111,7 +144,10 @@ async fn fill(
     lifetime: Duration,
     left: Duration,
 ) -> anyhow::Result<Secret> {
-    let vault = options.open(VaultConfig::default(), Arc::new(Blind)).await?.vault;
+    let vault = options
+        .open(VaultConfig::default(), Arc::new(Blind))
+        .await?
+        .vault;
     let application = ApplicationId::from(APPLICATION);
     vault.store().add_application(&application, "Demo").await?;
     let (key, kept) = new_key(&application);
@@ -119,7 +155,16 @@ async fn fill(
     let config = SandboxConfig::default();
     let connector = ConnectorId::from("sandbox");
     let secret = Secret::new(config.client_secret);
-    vault.set_client(&application, &connector, &config.client_id, Some(&secret), Default::default(), Vec::new()).await?;
+    vault
+        .set_client(
+            &application,
+            &connector,
+            &config.client_id,
+            Some(&secret),
+            Default::default(),
+            Vec::new(),
+        )
+        .await?;
     let place = ConnectionKey::new(application, CONSUMER, "accounting", connector);
     let import = Import {
         access_token: Some(Secret::new(tokens.access_token.as_str())),

@@ -27,7 +27,10 @@ impl Client {
     pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Option<(StatusCode, Bytes)> {
         let response = self.0.request(request).await.ok()?;
         let status = response.status();
-        Some((status, response.into_body().collect().await.ok()?.to_bytes()))
+        Some((
+            status,
+            response.into_body().collect().await.ok()?.to_bytes(),
+        ))
     }
 }
 

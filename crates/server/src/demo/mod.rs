@@ -88,16 +88,23 @@ pub async fn run(options: &DemoOptions) -> anyhow::Result<ExitCode> {
             eprintln!("{what} ...");
         }
     };
-    progress(&format!("{} requests at once, each refreshing by itself", options.requests));
+    progress(&format!(
+        "{} requests at once, each refreshing by itself",
+        options.requests
+    ));
     let uncoordinated = uncoordinated(options.requests, false).await?;
     progress("the same after one validation");
     let validate_first = uncoordinated_after_validation(options.requests).await?;
-    progress(&format!("the same through {} Tokenward process(es)", options.processes));
+    progress(&format!(
+        "the same through {} Tokenward process(es)",
+        options.processes
+    ));
     let tokenward = through_tokenward(options).await?;
     let runs = [uncoordinated, validate_first, tokenward];
 
     if let Some(file) = &options.html {
-        std::fs::write(file, page::page(&runs)).with_context(|| format!("the page {}", file.display()))?;
+        std::fs::write(file, page::page(&runs))
+            .with_context(|| format!("the page {}", file.display()))?;
     }
     if options.json {
         println!("{}", report::json(&runs));
@@ -139,16 +146,23 @@ async fn uncoordinated(requests: u32, validate_first: bool) -> anyhow::Result<Ru
     })
     .await;
     let (title, about) = if validate_first {
-        ("validate first", "one forced refresh, awaited, then the batch: every caller must know and do it")
+        (
+            "validate first",
+            "one forced refresh, awaited, then the batch: every caller must know and do it",
+        )
     } else {
-        ("uncoordinated", "every request sees the expiry and refreshes by itself")
+        (
+            "uncoordinated",
+            "every request sees the expiry and refreshes by itself",
+        )
     };
     Ok(start.run(title, about, requests, spans, sandbox).await)
 }
 
 async fn through_tokenward(options: &DemoOptions) -> anyhow::Result<Run> {
     let (sandbox, tokens) = provider().await?;
-    let gateways = Arc::new(Gateways::start(&sandbox, &tokens, LIFETIME, LEFT, options.processes).await?);
+    let gateways =
+        Arc::new(Gateways::start(&sandbox, &tokens, LIFETIME, LEFT, options.processes).await?);
     let client = Client::new();
     let start = Start::of(&sandbox);
     let spans = load::all_at_once(options.requests, start.now(), {
@@ -160,7 +174,13 @@ async fn through_tokenward(options: &DemoOptions) -> anyhow::Result<Run> {
     })
     .await;
     let run = start
-        .run("Tokenward", "just the batch: one request's flight refreshes, the others wait for it", options.requests, spans, sandbox)
+        .run(
+            "Tokenward",
+            "just the batch: one request's flight refreshes, the others wait for it",
+            options.requests,
+            spans,
+            sandbox,
+        )
         .await;
     gateways.stop().await;
     Ok(run)
@@ -192,7 +212,10 @@ struct Start {
 impl Start {
     #[expect(clippy::disallowed_methods, reason = "the demo shows real durations")]
     fn of(sandbox: &Sandbox) -> Self {
-        Self { events: sandbox.timeline().len(), at: tokio::time::Instant::now() }
+        Self {
+            events: sandbox.timeline().len(),
+            at: tokio::time::Instant::now(),
+        }
     }
 
     fn now(&self) -> tokio::time::Instant {
@@ -225,6 +248,12 @@ impl Start {
             revoked_grants: books.family_revocations,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         };
-        Run { title, about, account, spans, timeline }
+        Run {
+            title,
+            about,
+            account,
+            spans,
+            timeline,
+        }
     }
 }

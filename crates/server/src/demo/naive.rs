@@ -37,7 +37,10 @@ struct Tokens {
 const MARGIN: Duration = Duration::from_secs(30);
 
 impl Naive {
-    #[expect(clippy::disallowed_methods, reason = "a naive gateway reads the clock wherever it likes")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a naive gateway reads the clock wherever it likes"
+    )]
     pub(super) fn new(sandbox: &Sandbox, tokens: &IssuedTokens, client: Client) -> Self {
         Self {
             client,
@@ -52,17 +55,26 @@ impl Naive {
     }
 
     fn tokens(&self) -> Tokens {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Forces a refresh, as `validateConnectionState` does.
     pub(super) async fn validate(&self) -> anyhow::Result<()> {
         let tokens = self.tokens();
-        self.refresh(&tokens).await.map(drop).context("the validation failed")
+        self.refresh(&tokens)
+            .await
+            .map(drop)
+            .context("the validation failed")
     }
 
     /// One request: check, refresh if need be, call the API.
-    #[expect(clippy::disallowed_methods, reason = "a naive gateway reads the clock wherever it likes")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a naive gateway reads the clock wherever it likes"
+    )]
     pub(super) async fn request(&self) -> Report {
         let mut tokens = self.tokens();
         let mut refreshed = None;
@@ -71,20 +83,34 @@ impl Naive {
             refreshed = Some(Instant::now());
             match result {
                 Ok(newer) => tokens = newer,
-                Err(_) => return Report { ok: false, refreshed },
+                Err(_) => {
+                    return Report {
+                        ok: false,
+                        refreshed,
+                    };
+                }
             }
         }
         let request = Request::get(format!("{}/invoices", self.api_url))
-            .header(header::AUTHORIZATION, format!("Bearer {}", tokens.access.expose()))
+            .header(
+                header::AUTHORIZATION,
+                format!("Bearer {}", tokens.access.expose()),
+            )
             .body(Full::default());
         let answer = match request {
             Ok(request) => self.client.send(request).await,
             Err(_) => None,
         };
-        Report { ok: answer.is_some_and(|(status, _)| status == StatusCode::OK), refreshed }
+        Report {
+            ok: answer.is_some_and(|(status, _)| status == StatusCode::OK),
+            refreshed,
+        }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a naive gateway reads the clock wherever it likes")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a naive gateway reads the clock wherever it likes"
+    )]
     async fn refresh(&self, tokens: &Tokens) -> anyhow::Result<Tokens> {
         let config = SandboxConfig::default();
         let form = form_urlencoded::Serializer::new(String::new())
@@ -98,16 +124,26 @@ impl Naive {
             .uri(&self.token_url)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Full::new(Bytes::from(form)))?;
-        let (status, body) = self.client.send(request).await.context("the connection failed")?;
+        let (status, body) = self
+            .client
+            .send(request)
+            .await
+            .context("the connection failed")?;
         if status != StatusCode::OK {
             bail!("the provider answered {status}");
         }
         let reply: Value = serde_json::from_slice(&body)?;
-        let text = |name: &str| reply[name].as_str().map(Secret::new).with_context(|| format!("no {name}"));
+        let text = |name: &str| {
+            reply[name]
+                .as_str()
+                .map(Secret::new)
+                .with_context(|| format!("no {name}"))
+        };
         let newer = Tokens {
             access: text("access_token")?,
             refresh: text("refresh_token")?,
-            expires: Instant::now() + Duration::from_secs(reply["expires_in"].as_u64().unwrap_or(0)),
+            expires: Instant::now()
+                + Duration::from_secs(reply["expires_in"].as_u64().unwrap_or(0)),
         };
         *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = newer.clone();
         Ok(newer)

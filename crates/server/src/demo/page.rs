@@ -13,7 +13,13 @@ const FAILED_WIDTH: f64 = 12.0;
 const MOST_LINES: usize = 160;
 
 pub(super) fn page(runs: &[Run; 3]) -> String {
-    let longest = runs.iter().flat_map(|run| &run.spans).map(|span| span.to_ms).max().unwrap_or(1).max(1);
+    let longest = runs
+        .iter()
+        .flat_map(|run| &run.spans)
+        .map(|span| span.to_ms)
+        .max()
+        .unwrap_or(1)
+        .max(1);
     let mut body = String::new();
     for run in runs {
         panel(&mut body, run, longest as f64);
@@ -25,10 +31,18 @@ pub(super) fn page(runs: &[Run; 3]) -> String {
         let _ = write!(
             rows,
             "<tr><th>{}</th><td>{}</td><td class={class}>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{} ms</td></tr>",
-            run.title, a.requests, a.failed, a.refreshes, a.invalid_grant, a.revoked_grants, a.elapsed_ms
+            run.title,
+            a.requests,
+            a.failed,
+            a.refreshes,
+            a.invalid_grant,
+            a.revoked_grants,
+            a.elapsed_ms
         );
     }
-    TEMPLATE.replace("{{ROWS}}", &rows).replace("{{BODY}}", &body)
+    TEMPLATE
+        .replace("{{ROWS}}", &rows)
+        .replace("{{BODY}}", &body)
 }
 
 fn panel(body: &mut String, run: &Run, longest: f64) {
@@ -43,7 +57,11 @@ fn panel(body: &mut String, run: &Run, longest: f64) {
         "<section><h2>{}</h2><p>{}{}</p><svg viewBox='0 0 {WIDTH} {height}' role='img' aria-label='{}'>",
         run.title,
         run.about,
-        if step > 1 { format!(" (one request in {step} is drawn)") } else { String::new() },
+        if step > 1 {
+            format!(" (one request in {step} is drawn)")
+        } else {
+            String::new()
+        },
         run.title
     );
     for event in &run.timeline {
@@ -61,18 +79,27 @@ fn panel(body: &mut String, run: &Run, longest: f64) {
             event.at_ms
         );
     }
-    let granted = run.timeline.iter().find(|event| event.kind == EventKind::Granted).map(|event| event.at_ms);
+    let granted = run
+        .timeline
+        .iter()
+        .find(|event| event.kind == EventKind::Granted)
+        .map(|event| event.at_ms);
     for (index, span) in lines.iter().enumerate() {
         let y = lane + index as f64 * pitch;
         let mut bar = |class: &str, from: f64, to: f64| {
             let (width, height) = ((to - from).max(1.0), pitch * 0.75);
-            let _ = write!(body, "<rect class='{class}' x='{from:.1}' y='{y:.1}' width='{width:.1}' height='{height:.1}'/>");
+            let _ = write!(
+                body,
+                "<rect class='{class}' x='{from:.1}' y='{y:.1}' width='{width:.1}' height='{height:.1}'/>"
+            );
         };
         let (from, to) = (x(span.from_ms), x(span.to_ms));
         // What came before the answer: its own refresh, or the wait for the one that was granted.
         let before = match (span.refreshed_ms, granted) {
             (Some(refreshed), _) => Some(("own", x(refreshed))),
-            (None, Some(granted)) if (span.from_ms..span.to_ms).contains(&granted) => Some(("waiting", x(granted))),
+            (None, Some(granted)) if (span.from_ms..span.to_ms).contains(&granted) => {
+                Some(("waiting", x(granted)))
+            }
             _ => None,
         };
         let answered = before.map_or(from, |(_, until)| until);
@@ -94,7 +121,11 @@ fn panel(body: &mut String, run: &Run, longest: f64) {
             4 => "end",
             _ => "middle",
         };
-        let _ = write!(body, "<text x='{:.1}' y='{axis}' text-anchor='{anchor}'>{ms} ms</text>", x(ms));
+        let _ = write!(
+            body,
+            "<text x='{:.1}' y='{axis}' text-anchor='{anchor}'>{ms} ms</text>",
+            x(ms)
+        );
     }
     body.push_str("</svg></section>");
 }

@@ -9,7 +9,12 @@ use crate::cli::table;
 pub(super) fn json(runs: &[Run; 3]) -> Value {
     let names = ["uncoordinated", "validate_first", "tokenward"];
     let accounts = runs.iter().map(|run| json!(run.account));
-    names.into_iter().map(str::to_owned).zip(accounts).collect::<Map<_, _>>().into()
+    names
+        .into_iter()
+        .map(str::to_owned)
+        .zip(accounts)
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 pub(super) fn text(runs: &[Run; 3]) -> String {
@@ -17,12 +22,29 @@ pub(super) fn text(runs: &[Run; 3]) -> String {
     for run in runs {
         lines.push(String::new());
         lines.push(format!("{}: {}", run.title, run.about));
-        lines.extend(timeline(&run.timeline).into_iter().map(|line| format!("  {line}")));
+        lines.extend(
+            timeline(&run.timeline)
+                .into_iter()
+                .map(|line| format!("  {line}")),
+        );
         let done = run.spans.iter().map(|span| span.to_ms).max().unwrap_or(0);
-        let Account { requests, failed, .. } = &run.account;
-        lines.push(format!("  {done:>6} ms  the batch is over: {} of {requests} requests answered by the API", requests - failed));
+        let Account {
+            requests, failed, ..
+        } = &run.account;
+        lines.push(format!(
+            "  {done:>6} ms  the batch is over: {} of {requests} requests answered by the API",
+            requests - failed
+        ));
     }
-    let headers = ["", "REQUESTS", "FAILED", "REFRESHES", "INVALID_GRANT", "REVOKED GRANTS", "TIME"];
+    let headers = [
+        "",
+        "REQUESTS",
+        "FAILED",
+        "REFRESHES",
+        "INVALID_GRANT",
+        "REVOKED GRANTS",
+        "TIME",
+    ];
     let rows: Vec<Vec<String>> = runs
         .iter()
         .map(|run| {
@@ -51,7 +73,9 @@ use super::Account;
 fn timeline(events: &[TimelineEvent]) -> Vec<String> {
     let mut lines: Vec<(u64, u64, usize, &'static str)> = Vec::new();
     for event in events {
-        let Some(what) = words(event.kind) else { continue };
+        let Some(what) = words(event.kind) else {
+            continue;
+        };
         match lines.last_mut() {
             Some((_, to, count, same)) if *same == what => {
                 *to = event.at_ms;
@@ -66,8 +90,16 @@ fn timeline(events: &[TimelineEvent]) -> Vec<String> {
         .into_iter()
         .take(MOST)
         .map(|(from, to, count, what)| {
-            let times = if count > 1 { format!("{count} x ") } else { String::new() };
-            let until = if to > from { format!(" (until {to} ms)") } else { String::new() };
+            let times = if count > 1 {
+                format!("{count} x ")
+            } else {
+                String::new()
+            };
+            let until = if to > from {
+                format!(" (until {to} ms)")
+            } else {
+                String::new()
+            };
             format!("{from:>6} ms  {times}{what}{until}")
         })
         .collect();
@@ -81,7 +113,9 @@ fn words(kind: EventKind) -> Option<&'static str> {
     Some(match kind {
         EventKind::Seen => "refresh request",
         EventKind::Granted => "refresh granted, the refresh token is replaced",
-        EventKind::Revoked => "the replaced refresh token is used again: THE WHOLE GRANT IS REVOKED",
+        EventKind::Revoked => {
+            "the replaced refresh token is used again: THE WHOLE GRANT IS REVOKED"
+        }
         EventKind::Refused => "invalid_grant",
         EventKind::ApiRefused => "the API refuses the access token (401)",
         EventKind::Dropped => "the caller is gone",

@@ -17,7 +17,9 @@ use super::address::AddressRules;
 
 /// A host that may not be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{host} is at the private address {address}, which may not be reached; the operator can allow it with --allow-private")]
+#[error(
+    "{host} is at the private address {address}, which may not be reached; the operator can allow it with --allow-private"
+)]
 pub struct RefusedAddress {
     host: String,
     address: IpAddr,
@@ -57,15 +59,29 @@ impl Service<Name> for GuardedResolver {
 }
 
 /// The permitted addresses of a host.
-pub(super) async fn resolve(rules: &AddressRules, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn resolve(
+    rules: &AddressRules,
+    host: &str,
+    port: u16,
+) -> io::Result<Vec<SocketAddr>> {
     let all: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-    let permitted: Vec<_> = all.iter().filter(|address| rules.permits(address.ip())).copied().collect();
+    let permitted: Vec<_> = all
+        .iter()
+        .filter(|address| rules.permits(address.ip()))
+        .copied()
+        .collect();
     match all.first() {
         Some(refused) if permitted.is_empty() => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            RefusedAddress { host: host.to_owned(), address: refused.ip() },
+            RefusedAddress {
+                host: host.to_owned(),
+                address: refused.ip(),
+            },
         )),
-        None => Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))),
+        None => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{host} has no address"),
+        )),
         _ => Ok(permitted),
     }
 }
@@ -85,6 +101,9 @@ impl AddressRules {
         if self.permits(address) {
             return Ok(());
         }
-        Err(RefusedAddress { host: url.host_str().unwrap_or_default().to_owned(), address })
+        Err(RefusedAddress {
+            host: url.host_str().unwrap_or_default().to_owned(),
+            address,
+        })
     }
 }

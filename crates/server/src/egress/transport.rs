@@ -13,6 +13,11 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
+use tokenward::{
+    oauth::TokenRequest,
+    time::Clock,
+    transport::{Answer, Patience, Transport, TransportError},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -20,11 +25,6 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
-use tokenward::{
-    oauth::TokenRequest,
-    time::Clock,
-    transport::{Answer, Patience, Transport, TransportError},
-};
 use url::Url;
 
 use super::{address::AddressRules, connect::resolve};
@@ -59,11 +59,18 @@ impl HttpTransport {
     pub fn new(rules: Arc<AddressRules>, mut tls: ClientConfig, clock: Arc<dyn Clock>) -> Self {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let tls = TlsConnectorDebug(TlsConnector::from(Arc::new(tls)));
-        Self { rules, tls, clock, connections: TaskTracker::new() }
+        Self {
+            rules,
+            tls,
+            clock,
+            connections: TaskTracker::new(),
+        }
     }
 
     async fn connect(&self, url: &Url) -> io::Result<Box<dyn Io>> {
-        self.rules.check_literal(url).map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
+        self.rules
+            .check_literal(url)
+            .map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
         let host = url.host_str().unwrap_or_default();
         let bare = host.trim_matches(['[', ']']);
         let port = url.port_or_known_default().unwrap_or(443);
@@ -87,19 +94,32 @@ impl HttpTransport {
 
 #[async_trait]
 impl Transport for HttpTransport {
-    async fn exchange(&self, request: TokenRequest, patience: Patience) -> Result<Answer, TransportError> {
+    async fn exchange(
+        &self,
+        request: TokenRequest,
+        patience: Patience,
+    ) -> Result<Answer, TransportError> {
         let host = request.url.host_str().unwrap_or_default().to_owned();
-        let not_sent = |why: &dyn std::fmt::Display| TransportError::NotSent(format!("{host} cannot be reached: {why}"));
+        let not_sent = |why: &dyn std::fmt::Display| {
+            TransportError::NotSent(format!("{host} cannot be reached: {why}"))
+        };
         let message = build(&request).map_err(|error| not_sent(&error))?;
 
         let ready = async {
             let stream = self.connect(&request.url).await?;
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+            http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(io::Error::other)
         };
         let (mut sender, connection) = match timeout(patience.connect, ready).await {
             Ok(Ok(ready)) => ready,
             Ok(Err(error)) => return Err(not_sent(&error)),
-            Err(_) => return Err(not_sent(&format_args!("no connection within {}", seconds(patience.connect)))),
+            Err(_) => {
+                return Err(not_sent(&format_args!(
+                    "no connection within {}",
+                    seconds(patience.connect)
+                )));
+            }
         };
         let driver = self.connections.spawn(async move {
             // Its errors reach us through the sender.
@@ -110,24 +130,39 @@ impl Transport for HttpTransport {
             return Err(not_sent(&error));
         }
         // The last moment: a process that was paused until now may have been taken over.
-        if patience.not_after.is_some_and(|limit| self.clock.now() > limit) {
+        if patience
+            .not_after
+            .is_some_and(|limit| self.clock.now() > limit)
+        {
             driver.abort();
             return Err(TransportError::TooLate);
         }
-        let no_answer = |why: &dyn std::fmt::Display| TransportError::NoAnswer(format!("{host} did not answer: {why}"));
+        let no_answer = |why: &dyn std::fmt::Display| {
+            TransportError::NoAnswer(format!("{host} did not answer: {why}"))
+        };
         let answer = async {
-            let response = sender.send_request(message).await.map_err(|error| no_answer(&root(&error)))?;
+            let response = sender
+                .send_request(message)
+                .await
+                .map_err(|error| no_answer(&root(&error)))?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, LARGEST_ANSWER)
                 .collect()
                 .await
                 .map_err(|error| no_answer(&error))?
                 .to_bytes();
-            Ok(Answer { status: parts.status, headers: parts.headers, body })
+            Ok(Answer {
+                status: parts.status,
+                headers: parts.headers,
+                body,
+            })
         };
-        let result = timeout(patience.answer, answer)
-            .await
-            .unwrap_or_else(|_| Err(no_answer(&format_args!("nothing within {}", seconds(patience.answer)))));
+        let result = timeout(patience.answer, answer).await.unwrap_or_else(|_| {
+            Err(no_answer(&format_args!(
+                "nothing within {}",
+                seconds(patience.answer)
+            )))
+        });
         driver.abort();
         result
     }
@@ -148,9 +183,15 @@ fn build(request: &TokenRequest) -> Result<Request<Full<Bytes>>, http::Error> {
         .uri(target)
         .body(Full::new(Bytes::copy_from_slice(&request.body)))?;
     *message.headers_mut() = request.headers.clone();
-    message.headers_mut().insert(header::HOST, HeaderValue::try_from(authority)?);
-    message.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    message.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    message
+        .headers_mut()
+        .insert(header::HOST, HeaderValue::try_from(authority)?);
+    message
+        .headers_mut()
+        .insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    message
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     Ok(message)
 }
 

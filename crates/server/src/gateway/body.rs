@@ -57,7 +57,10 @@ impl Replayable {
     pub(super) fn read(&self) -> OutBody {
         match self {
             Self::Empty => OutBody(None),
-            Self::Stream(source) => OutBody(Some(Reading { source: source.clone(), next: 0 })),
+            Self::Stream(source) => OutBody(Some(Reading {
+                source: source.clone(),
+                next: 0,
+            })),
         }
     }
 
@@ -89,8 +92,13 @@ impl Body for OutBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(Reading { source, next }) = &mut self.get_mut().0 else { return Poll::Ready(None) };
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(Reading { source, next }) = &mut self.get_mut().0 else {
+            return Poll::Ready(None);
+        };
         let mut source = lock(source);
         if let Some(chunk) = source.chunks.get(*next) {
             *next += 1;
@@ -112,7 +120,9 @@ impl Body for OutBody {
                 Some(Ok(frame)) => frame,
             };
             // Trailers of a request have no reader.
-            let Ok(data) = frame.into_data() else { continue };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
             if !source.forgotten && source.kept + data.len() <= source.limit {
                 source.kept += data.len();
                 source.chunks.push(data.clone());
@@ -193,9 +203,14 @@ impl Body for GatewayBody {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.get_mut().0 {
-            Kind::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Kind::Full(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Kind::Stream { read, rest } => {
                 if !read.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(std::mem::take(read)))));

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use tokenward::{Token, vault::Resolved};
@@ -40,15 +40,18 @@ impl Directions {
             .ok_or_else(|| ApiError::missing_header("x-apideck-downstream-url"))?;
         let method = text(headers, "x-apideck-downstream-method")?
             .map(|method| {
-                Method::from_bytes(method.to_uppercase().as_bytes())
-                    .map_err(|_| ApiError::bad_header("x-apideck-downstream-method is not an HTTP method"))
+                Method::from_bytes(method.to_uppercase().as_bytes()).map_err(|_| {
+                    ApiError::bad_header("x-apideck-downstream-method is not an HTTP method")
+                })
             })
             .transpose()?;
         let timeout = text(headers, "x-apideck-timeout")?
             .map(|ms| {
                 ms.parse()
                     .map(|ms| Duration::from_millis(ms).min(LONGEST_TIMEOUT))
-                    .map_err(|_| ApiError::bad_header("x-apideck-timeout is not a number of milliseconds"))
+                    .map_err(|_| {
+                        ApiError::bad_header("x-apideck-timeout is not a number of milliseconds")
+                    })
             })
             .transpose()?;
         let authorization = headers
@@ -78,7 +81,11 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     for name in [AUTHORIZATION, CONTENT_LENGTH, HOST, COOKIE] {
         headers.remove(name);
     }
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(PREFIX))
+        .cloned()
+        .collect();
     for name in ours {
         headers.remove(name);
     }
@@ -112,11 +119,20 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Adds the connector's headers, such as `Xero-Tenant-Id`; the caller's own value goes first,
 /// and one whose values are missing is left out.
-pub(super) fn add_connector_headers(headers: &mut HeaderMap, resolved: &Resolved, token: Option<&Token>) {
+pub(super) fn add_connector_headers(
+    headers: &mut HeaderMap,
+    resolved: &Resolved,
+    token: Option<&Token>,
+) {
     for (name, template) in &resolved.connector.api.headers {
         let context = resolved.context(token.map(Token::metadata));
-        let name = HeaderName::try_from(name).ok().filter(|name| !headers.contains_key(name));
-        let value = template.fill(&context).ok().and_then(|value| HeaderValue::try_from(value).ok());
+        let name = HeaderName::try_from(name)
+            .ok()
+            .filter(|name| !headers.contains_key(name));
+        let value = template
+            .fill(&context)
+            .ok()
+            .and_then(|value| HeaderValue::try_from(value).ok());
         if let (Some(name), Some(value)) = (name, value) {
             headers.insert(name, value);
         }
@@ -132,9 +148,22 @@ pub(super) fn finish(headers: &mut HeaderMap, status: StatusCode) {
         headers.insert(DOWNSTREAM_ERROR, HeaderValue::from_static("true"));
     }
     const LIMITS: [(&str, &[&str]); 3] = [
-        ("x-downstream-ratelimit-limit", &["x-ratelimit-limit", "ratelimit-limit", "x-rate-limit-limit"]),
-        ("x-downstream-ratelimit-remaining", &["x-ratelimit-remaining", "ratelimit-remaining", "x-rate-limit-remaining"]),
-        ("x-downstream-ratelimit-reset", &["x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"]),
+        (
+            "x-downstream-ratelimit-limit",
+            &["x-ratelimit-limit", "ratelimit-limit", "x-rate-limit-limit"],
+        ),
+        (
+            "x-downstream-ratelimit-remaining",
+            &[
+                "x-ratelimit-remaining",
+                "ratelimit-remaining",
+                "x-rate-limit-remaining",
+            ],
+        ),
+        (
+            "x-downstream-ratelimit-reset",
+            &["x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"],
+        ),
     ];
     for (ours, theirs) in LIMITS {
         if let Some(value) = theirs.iter().find_map(|name| headers.get(*name)).cloned() {
@@ -148,7 +177,15 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -187,7 +224,10 @@ mod tests {
         assert_eq!(directions.method, Some(Method::PATCH));
         headers.insert("x-apideck-timeout", HeaderValue::from_static("soon"));
         assert_eq!(Directions::read(&headers).unwrap_err().status(), 400);
-        assert_eq!(Directions::read(&HeaderMap::new()).unwrap_err().type_name(), "RequestHeadersValidationError");
+        assert_eq!(
+            Directions::read(&HeaderMap::new()).unwrap_err().type_name(),
+            "RequestHeadersValidationError"
+        );
     }
 
     #[test]

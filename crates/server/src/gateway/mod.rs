@@ -49,7 +49,11 @@ pub struct GatewayConfig {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(28), replay_limit: 256 * 1024, retries: 2 }
+        Self {
+            timeout: Duration::from_secs(28),
+            replay_limit: 256 * 1024,
+            retries: 2,
+        }
     }
 }
 
@@ -91,7 +95,14 @@ impl Gateway {
         metrics: Metrics,
         config: GatewayConfig,
     ) -> Self {
-        Self { vault, keys, client, rules, metrics, config }
+        Self {
+            vault,
+            keys,
+            client,
+            rules,
+            metrics,
+            config,
+        }
     }
 
     /// Answers one request to `/proxy`.
@@ -106,17 +117,28 @@ impl Gateway {
             }
             Err(error) => {
                 self.metrics.proxied(None, took);
-                tracing::info!(status = error.status().as_u16(), kind = error.type_name(), message = error.message(), "request not proxied");
+                tracing::info!(
+                    status = error.status().as_u16(),
+                    kind = error.type_name(),
+                    message = error.message(),
+                    "request not proxied"
+                );
                 error.into_response().map(GatewayBody::from)
             }
         }
     }
 
-    async fn forward(&self, request: Request<Incoming>, began: Moment) -> Result<Response<GatewayBody>, ApiError> {
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        began: Moment,
+    ) -> Result<Response<GatewayBody>, ApiError> {
         let (parts, body) = request.into_parts();
         let caller = self.keys.authenticate(&parts.headers).await?;
         let directions = Directions::read(&parts.headers)?;
-        let key = self.connection(&caller, &directions, &parts.headers).await?;
+        let key = self
+            .connection(&caller, &directions, &parts.headers)
+            .await?;
         let resolved = self.vault.resolve(&key).await?;
         let mut headers = parts.headers;
         headers::strip(&mut headers);
@@ -156,14 +178,30 @@ impl Gateway {
         {
             return Ok(key(only, service));
         }
-        let all = self.vault.store().connections(&caller.application, Some(&consumer)).await.map_err(|e| ApiError::store(&e.0))?;
-        let mut fitting = all.into_iter().map(|connection| connection.key).filter(|key| {
-            directions.service.as_deref().is_none_or(|service| key.service.as_str() == service)
-                && directions.unified_api.as_deref().is_none_or(|api| *key.unified_api == *api)
-        });
+        let all = self
+            .vault
+            .store()
+            .connections(&caller.application, Some(&consumer))
+            .await
+            .map_err(|e| ApiError::store(&e.0))?;
+        let mut fitting = all
+            .into_iter()
+            .map(|connection| connection.key)
+            .filter(|key| {
+                directions
+                    .service
+                    .as_deref()
+                    .is_none_or(|service| key.service.as_str() == service)
+                    && directions
+                        .unified_api
+                        .as_deref()
+                        .is_none_or(|api| *key.unified_api == *api)
+            });
         match (fitting.next(), fitting.next()) {
             (Some(key), None) => Ok(key),
-            (None, _) => Err(ApiError::not_found(format!("Consumer {consumer} has no such connection"))),
+            (None, _) => Err(ApiError::not_found(format!(
+                "Consumer {consumer} has no such connection"
+            ))),
             (Some(_), Some(_)) => Err(ApiError::bad_header(
                 "x-apideck-service-id and x-apideck-unified-api are both needed: several connections fit",
             )),
@@ -178,11 +216,20 @@ impl Trip<'_> {
             let heard = self.send(&target, None).await?;
             return Ok(self.finish(heard));
         }
-        let mut token = self.gateway.vault.token_for(&self.resolved, self.left()).await?;
+        let mut token = self
+            .gateway
+            .vault
+            .token_for(&self.resolved, self.left())
+            .await?;
         let mut target = self.target(Some(&token))?;
         let mut heard = self.send(&target, Some(&token)).await?;
         if self.says_expired(&mut heard).await {
-            match self.gateway.vault.rejected(&self.resolved, &token, self.left()).await? {
+            match self
+                .gateway
+                .vault
+                .rejected(&self.resolved, &token, self.left())
+                .await?
+            {
                 // The token is younger than any expiry: the API means something else by it.
                 None => {}
                 Some(newer) if self.body.can_replay() => {
@@ -218,9 +265,15 @@ impl Trip<'_> {
         let mut retries = Retries::new(&self.method, &self.headers, self.gateway.config.retries);
         loop {
             let request = self.request(target, token)?;
-            let answer = tokio::time::timeout(self.left(), self.gateway.client.request(request)).await;
+            let answer =
+                tokio::time::timeout(self.left(), self.gateway.client.request(request)).await;
             let result = match answer {
-                Err(_) => return Err(ApiError::timed_out(&format!("{} did not answer in time", host(target)))),
+                Err(_) => {
+                    return Err(ApiError::timed_out(&format!(
+                        "{} did not answer in time",
+                        host(target)
+                    )));
+                }
                 Ok(result) => result,
             };
             let verdict = retries.judge(&result, self.left(), self.body.can_replay());
@@ -229,7 +282,12 @@ impl Trip<'_> {
                     self.gateway.metrics.proxied_again(Again::Failed);
                     self.clock().sleep(pause).await;
                 }
-                (Verdict::Pass, Ok(response)) => return Ok(Heard { response, read: Bytes::new() }),
+                (Verdict::Pass, Ok(response)) => {
+                    return Ok(Heard {
+                        response,
+                        read: Bytes::new(),
+                    });
+                }
                 (Verdict::Pass, Err(error)) => return Err(unreachable(target, &error)),
             }
         }
@@ -245,7 +303,9 @@ impl Trip<'_> {
         headers::add_connector_headers(headers, &self.resolved, token);
         match (&self.directions.authorization, token) {
             (Some(own), _) => headers.insert(header::AUTHORIZATION, own.clone()),
-            (None, Some(token)) => headers.insert(header::AUTHORIZATION, token.authorization().clone()),
+            (None, Some(token)) => {
+                headers.insert(header::AUTHORIZATION, token.authorization().clone())
+            }
             (None, None) => None,
         };
         Ok(request)
@@ -260,13 +320,20 @@ impl Trip<'_> {
         }
         if !api.signals.is_empty() {
             let reading = body::peek(heard.response.body_mut());
-            heard.read = tokio::time::timeout(self.left(), reading).await.unwrap_or_default();
+            heard.read = tokio::time::timeout(self.left(), reading)
+                .await
+                .unwrap_or_default();
         }
         api.meaning(status, &heard.read) == Meaning::Expired
     }
 
     /// Follows redirects of safe methods, as long as they stay where the token may go.
-    async fn follow(&self, mut heard: Heard, mut at: Url, token: &Token) -> Result<Heard, ApiError> {
+    async fn follow(
+        &self,
+        mut heard: Heard,
+        mut at: Url,
+        token: &Token,
+    ) -> Result<Heard, ApiError> {
         const MOST: usize = 5;
         for _ in 0..MOST {
             let next = match self.method {
@@ -309,11 +376,16 @@ fn unreachable(target: &Url, error: &hyper_util::client::legacy::Error) -> ApiEr
     let mut last = error.to_string();
     while let Some(present) = cause {
         last = present.to_string();
-        let refused = present.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()?.downcast_ref::<RefusedAddress>());
+        let refused = present
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref()?.downcast_ref::<RefusedAddress>());
         if let Some(refused) = refused {
             return ApiError::forbidden_host(refused.to_string());
         }
         cause = present.source();
     }
-    ApiError::downstream(StatusCode::BAD_GATEWAY, format!("{} cannot be reached: {last}", host(target)))
+    ApiError::downstream(
+        StatusCode::BAD_GATEWAY,
+        format!("{} cannot be reached: {last}", host(target)),
+    )
 }

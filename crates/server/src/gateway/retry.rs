@@ -72,7 +72,12 @@ impl Retries {
 
     fn pause(&self, headers: &HeaderMap) -> Option<Duration> {
         // An HTTP date is as good as none here: how long ago it was made is not known.
-        let wish = headers.get(RETRY_AFTER).map(|value| value.to_str().ok().and_then(|v| parse_retry_after(v, i64::MAX)));
+        let wish = headers.get(RETRY_AFTER).map(|value| {
+            value
+                .to_str()
+                .ok()
+                .and_then(|v| parse_retry_after(v, i64::MAX))
+        });
         match wish {
             None => Some(backoff(BASE, CAP, self.done, self.chance.fraction())),
             Some(Some(wish)) if wish <= LONGEST_WISH => Some(wish.max(BASE)),
@@ -93,7 +98,9 @@ mod tests {
         let mut response = Response::new(());
         *response.status_mut() = status.try_into().unwrap();
         if let Some(value) = retry_after {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(value));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static(value));
         }
         Ok(response)
     }
@@ -105,18 +112,38 @@ mod tests {
     #[test]
     fn idempotent_requests_are_tried_again_a_few_times() {
         let mut get = retries(Method::GET);
-        assert!(matches!(get.judge(&answer(503, None), LONG, true), Verdict::Again(_)));
-        assert!(matches!(get.judge(&answer(502, None), LONG, true), Verdict::Again(_)));
+        assert!(matches!(
+            get.judge(&answer(503, None), LONG, true),
+            Verdict::Again(_)
+        ));
+        assert!(matches!(
+            get.judge(&answer(502, None), LONG, true),
+            Verdict::Again(_)
+        ));
         assert_eq!(get.judge(&answer(503, None), LONG, true), Verdict::Pass);
-        assert_eq!(retries(Method::GET).judge(&answer(500, None), LONG, true), Verdict::Pass);
+        assert_eq!(
+            retries(Method::GET).judge(&answer(500, None), LONG, true),
+            Verdict::Pass
+        );
     }
 
     #[test]
     fn a_post_is_not_unless_it_has_a_key() {
-        assert_eq!(retries(Method::POST).judge(&answer(503, None), LONG, true), Verdict::Pass);
-        let headers = [("idempotency-key".parse().unwrap(), HeaderValue::from_static("k"))].into_iter().collect();
+        assert_eq!(
+            retries(Method::POST).judge(&answer(503, None), LONG, true),
+            Verdict::Pass
+        );
+        let headers = [(
+            "idempotency-key".parse().unwrap(),
+            HeaderValue::from_static("k"),
+        )]
+        .into_iter()
+        .collect();
         let mut keyed = Retries::new(&Method::POST, &headers, 2);
-        assert!(matches!(keyed.judge(&answer(503, None), LONG, true), Verdict::Again(_)));
+        assert!(matches!(
+            keyed.judge(&answer(503, None), LONG, true),
+            Verdict::Again(_)
+        ));
     }
 
     #[test]
@@ -126,7 +153,13 @@ mod tests {
         assert_eq!(again("60"), Verdict::Pass);
         assert_eq!(again("nonsense"), Verdict::Pass);
         let short = Duration::from_secs(1);
-        assert_eq!(retries(Method::GET).judge(&answer(429, Some("3")), short, true), Verdict::Pass);
-        assert_eq!(retries(Method::GET).judge(&answer(503, None), LONG, false), Verdict::Pass);
+        assert_eq!(
+            retries(Method::GET).judge(&answer(429, Some("3")), short, true),
+            Verdict::Pass
+        );
+        assert_eq!(
+            retries(Method::GET).judge(&answer(503, None), LONG, false),
+            Verdict::Pass
+        );
     }
 }

@@ -2,7 +2,10 @@
 
 use clap::ValueEnum;
 use tracing::Level;
-use tracing_subscriber::{EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -23,14 +26,22 @@ pub enum LogFormat {
 ///
 /// When the filter cannot be read.
 pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter: EnvFilter = filter.parse().map_err(|error| anyhow::anyhow!("log filter `{filter}`: {error}"))?;
-    let ours = filter_fn(|metadata| metadata.target().starts_with("tokenward") || *metadata.level() <= Level::INFO);
+    let filter: EnvFilter = filter
+        .parse()
+        .map_err(|error| anyhow::anyhow!("log filter `{filter}`: {error}"))?;
+    let ours = filter_fn(|metadata| {
+        metadata.target().starts_with("tokenward") || *metadata.level() <= Level::INFO
+    });
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+        LogFormat::Text => lines
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
     // A second call (in tests) changes nothing.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter).with_filter(ours)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter).with_filter(ours))
+        .try_init();
     Ok(())
 }

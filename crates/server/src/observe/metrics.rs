@@ -78,25 +78,65 @@ impl Default for Metrics {
         let refreshes = Family::<Outcome, Counter>::default();
         registry.register("refreshes", "Refresh flights by outcome", refreshes.clone());
         let served = Family::<How, Counter>::default();
-        registry.register("tokens_served", "Callers by how they got their token", served.clone());
+        registry.register(
+            "tokens_served",
+            "Callers by how they got their token",
+            served.clone(),
+        );
         let flights = Gauge::default();
-        registry.register("flights_in_progress", "Refresh flights under way", flights.clone());
+        registry.register(
+            "flights_in_progress",
+            "Refresh flights under way",
+            flights.clone(),
+        );
         let waiters = Histogram::new(exponential_buckets(1.0, 2.0, 14));
-        registry.register("flight_waiters", "Callers waiting when a flight ended", waiters.clone());
+        registry.register(
+            "flight_waiters",
+            "Callers waiting when a flight ended",
+            waiters.clone(),
+        );
         let flight_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 17));
-        registry.register("flight_duration_seconds", "From a flight's start to its end", flight_seconds.clone());
+        registry.register(
+            "flight_duration_seconds",
+            "From a flight's start to its end",
+            flight_seconds.clone(),
+        );
         let claims_lost = Counter::default();
-        registry.register("claims_lost", "Claims taken over while their owner waited", claims_lost.clone());
+        registry.register(
+            "claims_lost",
+            "Claims taken over while their owner waited",
+            claims_lost.clone(),
+        );
         let spool_depth = Gauge::default();
-        registry.register("spool_depth", "Granted tokens that wait for the store", spool_depth.clone());
+        registry.register(
+            "spool_depth",
+            "Granted tokens that wait for the store",
+            spool_depth.clone(),
+        );
         let grants = Family::<Event, Counter>::default();
-        registry.register("grant_events", "Runs of failures begun, runs ended, grants died", grants.clone());
+        registry.register(
+            "grant_events",
+            "Runs of failures begun, runs ended, grants died",
+            grants.clone(),
+        );
         let by_status = Family::<Status, Counter>::default();
-        registry.register("proxied_requests", "Proxied requests by status class", by_status.clone());
+        registry.register(
+            "proxied_requests",
+            "Proxied requests by status class",
+            by_status.clone(),
+        );
         let proxy_seconds = Histogram::new(exponential_buckets(0.0005, 2.0, 17));
-        registry.register("proxy_duration_seconds", "From a proxied request to its response's head", proxy_seconds.clone());
+        registry.register(
+            "proxy_duration_seconds",
+            "From a proxied request to its response's head",
+            proxy_seconds.clone(),
+        );
         let proxy_again = Family::<Event, Counter>::default();
-        registry.register("proxy_repeats", "Requests sent to an API again", proxy_again.clone());
+        registry.register(
+            "proxy_repeats",
+            "Requests sent to an API again",
+            proxy_again.clone(),
+        );
 
         let how = |how| served.get_or_create(&How { how }).clone();
         let status = |status| by_status.get_or_create(&Status { status }).clone();
@@ -167,9 +207,17 @@ impl Observer for Metrics {
             Signal::FlightBegan => {
                 self.flights.inc();
             }
-            Signal::FlightEnded { outcome, took, waiters } => {
+            Signal::FlightEnded {
+                outcome,
+                took,
+                waiters,
+            } => {
                 self.flights.dec();
-                self.refreshes.get_or_create(&Outcome { outcome: name(*outcome) }).inc();
+                self.refreshes
+                    .get_or_create(&Outcome {
+                        outcome: name(*outcome),
+                    })
+                    .inc();
                 self.waiters.observe(*waiters as f64);
                 self.flight_seconds.observe(took.as_secs_f64());
             }
@@ -177,7 +225,8 @@ impl Observer for Metrics {
                 self.claims_lost.inc();
             }
             Signal::SpoolDepth(depth) => {
-                self.spool_depth.set(i64::try_from(*depth).unwrap_or(i64::MAX));
+                self.spool_depth
+                    .set(i64::try_from(*depth).unwrap_or(i64::MAX));
             }
             Signal::Pending { .. } => self.count_grant("pending"),
             Signal::Recovered { .. } => self.count_grant("recovered"),

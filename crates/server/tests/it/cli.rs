@@ -10,28 +10,56 @@ use crate::harness::{HOUR, REVOKES, TestVault, processes_at_once, said};
 fn the_first_start_makes_a_private_key_and_a_lost_key_is_a_loud_error() {
     let vault = TestVault::new();
     let key = vault.path().join("key");
-    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(std::fs::metadata(vault.path().join("vault.db")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert_eq!(
+        std::fs::metadata(vault.path().join("vault.db"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o600
+    );
     let saved = std::fs::read(&key).unwrap();
 
     std::fs::remove_file(&key).unwrap();
     let lost = vault.run(&["applications", "list"]);
-    assert!(!lost.status.success() && said(&lost).contains("put the key back"), "{}", said(&lost));
-    assert!(!key.exists(), "no new key may be made for an existing vault");
+    assert!(
+        !lost.status.success() && said(&lost).contains("put the key back"),
+        "{}",
+        said(&lost)
+    );
+    assert!(
+        !key.exists(),
+        "no new key may be made for an existing vault"
+    );
 
     let other = TestVault::new();
     std::fs::copy(other.path().join("key"), &key).unwrap();
     let wrong = vault.run(&["applications", "list"]);
-    assert!(!wrong.status.success() && said(&wrong).contains("sealed with key"), "{}", said(&wrong));
+    assert!(
+        !wrong.status.success() && said(&wrong).contains("sealed with key"),
+        "{}",
+        said(&wrong)
+    );
 
     std::fs::write(&key, "nonsense").unwrap();
     let malformed = vault.run(&["applications", "list"]);
-    assert!(said(&malformed).contains("key 1 is not base64 of exactly 32 bytes"), "{}", said(&malformed));
+    assert!(
+        said(&malformed).contains("key 1 is not base64 of exactly 32 bytes"),
+        "{}",
+        said(&malformed)
+    );
 
     // The environment may carry it instead.
     std::fs::remove_file(&key).unwrap();
     let mut command = vault.command(&["applications", "list"]);
-    let output = command.env("TOKENWARD_KEY", String::from_utf8(saved).unwrap().trim()).output().unwrap();
+    let output = command
+        .env("TOKENWARD_KEY", String::from_utf8(saved).unwrap().trim())
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
 }
 
@@ -39,7 +67,24 @@ fn the_first_start_makes_a_private_key_and_a_lost_key_is_a_loud_error() {
 fn keys_are_rotated() {
     let vault = TestVault::new();
     vault.add_connector("xero", include_str!("../../../../connectors/xero.toml"));
-    assert!(vault.run_with(&["clients", "set", "--connector", "xero", "--client-id", "c", "--client-secret-file", "-"], "s").status.success());
+    assert!(
+        vault
+            .run_with(
+                &[
+                    "clients",
+                    "set",
+                    "--connector",
+                    "xero",
+                    "--client-id",
+                    "c",
+                    "--client-secret-file",
+                    "-"
+                ],
+                "s"
+            )
+            .status
+            .success()
+    );
     vault.import_text("acme/xero", r#"{"credentials":{"access_token":"at","refresh_token":"rt","issued_at":"2999-01-01T00:00:00Z","expires_in":1800}}"#);
     let file = vault.path().join("key");
     let old = std::fs::read_to_string(&file).unwrap();
@@ -49,20 +94,38 @@ fn keys_are_rotated() {
     assert_eq!(vault.json(&["reseal", "--json"])["resealed"], 2);
     std::fs::write(&file, new).unwrap();
     let output = vault.run(&["token", "acme/xero"]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "at\n", "{}", said(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "at\n",
+        "{}",
+        said(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_processes_at_once_cause_one_refresh_and_print_one_token() {
-    let config = SandboxConfig { token_latency: Duration::from_millis(300), ..SandboxConfig::default() };
+    let config = SandboxConfig {
+        token_latency: Duration::from_millis(300),
+        ..SandboxConfig::default()
+    };
     let sandbox = Sandbox::start(config).await.unwrap();
     let vault = TestVault::with_sandbox(&sandbox, REVOKES);
-    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(5));
+    let tokens =
+        sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(5));
     vault.import("acme/sandbox", &tokens, HOUR);
-    let printed = tokio::task::spawn_blocking(move || processes_at_once(&vault, 12, &["token", "acme/accounting+sandbox"])).await.unwrap();
+    let printed = tokio::task::spawn_blocking(move || {
+        processes_at_once(&vault, 12, &["token", "acme/accounting+sandbox"])
+    })
+    .await
+    .unwrap();
     let token = &printed[0].1;
     assert!(token.starts_with("sbx_at_"), "{printed:?}");
-    assert!(printed.iter().all(|(success, out, _)| *success && out == token), "{printed:?}");
+    assert!(
+        printed
+            .iter()
+            .all(|(success, out, _)| *success && out == token),
+        "{printed:?}"
+    );
     assert_eq!(sandbox.books().total.refresh_requests, 1);
     assert_ne!(token.trim(), tokens.access_token);
 }
@@ -71,23 +134,90 @@ async fn many_processes_at_once_cause_one_refresh_and_print_one_token() {
 fn bad_input_names_the_cause_and_the_way_out() {
     let vault = TestVault::new();
     for (args, input, expected) in [
-        (vec!["token", "nobody/xero"], "", "there is no connection nobody/accounting+xero"),
-        (vec!["token", "nobody"], "", "a connection is named CONSUMER/UNIFIED_API+SERVICE"),
-        (vec!["token", "a/nonsense"], "", "there is no connector `nonsense`"),
-        (vec!["token", "a/xero", "--app", "other"], "", "there is no application `other`"),
-        (vec!["connections", "import", "a/xero"], "not json", "not JSON"),
-        (vec!["connections", "import", "a/xero"], "{}", "missing field `credentials`"),
-        (vec!["connections", "import", "a/xero"], r#"{"credentials":{}}"#, "neither an access token nor a refresh token"),
-        (vec!["connections", "import", "a/crm+xero"], r#"{"credentials":{"access_token":"x"}}"#, "belongs to unified API"),
-        (vec!["connections", "import", "a/xero", "--file", "/nonexistent"], "", "/nonexistent"),
-        (vec!["connectors", "show", "nonsense"], "", "`tokenward connectors list`"),
-        (vec!["clients", "set", "--connector", "xero", "--client-id", "c", "--client-secret-file", "-"], "", "--public"),
-        (vec!["applications", "create", "App", "--id", "app"], "", "exists already"),
-        (vec!["keys", "revoke", "key_nonsense"], "", "there is no key"),
+        (
+            vec!["token", "nobody/xero"],
+            "",
+            "there is no connection nobody/accounting+xero",
+        ),
+        (
+            vec!["token", "nobody"],
+            "",
+            "a connection is named CONSUMER/UNIFIED_API+SERVICE",
+        ),
+        (
+            vec!["token", "a/nonsense"],
+            "",
+            "there is no connector `nonsense`",
+        ),
+        (
+            vec!["token", "a/xero", "--app", "other"],
+            "",
+            "there is no application `other`",
+        ),
+        (
+            vec!["connections", "import", "a/xero"],
+            "not json",
+            "not JSON",
+        ),
+        (
+            vec!["connections", "import", "a/xero"],
+            "{}",
+            "missing field `credentials`",
+        ),
+        (
+            vec!["connections", "import", "a/xero"],
+            r#"{"credentials":{}}"#,
+            "neither an access token nor a refresh token",
+        ),
+        (
+            vec!["connections", "import", "a/crm+xero"],
+            r#"{"credentials":{"access_token":"x"}}"#,
+            "belongs to unified API",
+        ),
+        (
+            vec!["connections", "import", "a/xero", "--file", "/nonexistent"],
+            "",
+            "/nonexistent",
+        ),
+        (
+            vec!["connectors", "show", "nonsense"],
+            "",
+            "`tokenward connectors list`",
+        ),
+        (
+            vec![
+                "clients",
+                "set",
+                "--connector",
+                "xero",
+                "--client-id",
+                "c",
+                "--client-secret-file",
+                "-",
+            ],
+            "",
+            "--public",
+        ),
+        (
+            vec!["applications", "create", "App", "--id", "app"],
+            "",
+            "exists already",
+        ),
+        (
+            vec!["keys", "revoke", "key_nonsense"],
+            "",
+            "there is no key",
+        ),
     ] {
         let output = vault.run_with(&args, input);
         let said = said(&output);
-        assert!(!output.status.success() && said.replace("does not belong to", "belongs to").contains(expected), "{args:?}: {said}");
+        assert!(
+            !output.status.success()
+                && said
+                    .replace("does not belong to", "belongs to")
+                    .contains(expected),
+            "{args:?}: {said}"
+        );
     }
     let output = vault.run(&["token", "a/xero", "--access-token", "x"]);
     assert_eq!(output.status.code(), Some(2));
@@ -96,11 +226,25 @@ fn bad_input_names_the_cause_and_the_way_out() {
 #[test]
 fn a_bad_connector_file_names_file_line_and_key() {
     let vault = TestVault::new();
-    vault.add_connector("acme", "id = \"acme\"\nname = \"Acme\"\nunified_apis = [\"crm\"]\nunknown_key = 1\n");
+    vault.add_connector(
+        "acme",
+        "id = \"acme\"\nname = \"Acme\"\nunified_apis = [\"crm\"]\nunknown_key = 1\n",
+    );
     let output = vault.run(&["connectors", "list"]);
     let text = said(&output);
-    assert!(!output.status.success() && text.contains("acme.toml:4: unknown field `unknown_key`"), "{text}");
-    let check = vault.run(&["connectors", "check", &vault.path().join("connectors/acme.toml").display().to_string()]);
+    assert!(
+        !output.status.success() && text.contains("acme.toml:4: unknown field `unknown_key`"),
+        "{text}"
+    );
+    let check = vault.run(&[
+        "connectors",
+        "check",
+        &vault
+            .path()
+            .join("connectors/acme.toml")
+            .display()
+            .to_string(),
+    ]);
     assert!(said(&check).contains("acme.toml:4"));
 }
 
@@ -108,16 +252,36 @@ fn a_bad_connector_file_names_file_line_and_key() {
 fn connectors_and_help_are_readable() {
     let vault = TestVault::new();
     let list = vault.json(&["connectors", "list", "--json"]);
-    let ids: Vec<_> = list.as_array().unwrap().iter().map(|connector| connector["id"].as_str().unwrap()).collect();
+    let ids: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|connector| connector["id"].as_str().unwrap())
+        .collect();
     assert_eq!(ids, ["oidc", "salesforce", "xero"]);
     let xero = vault.run(&["connectors", "show", "xero"]);
     let text = said(&xero);
-    for expected in ["accepted for 1800 s", "https://api.xero.com", "developer.xero.com/faq/oauth2"] {
+    for expected in [
+        "accepted for 1800 s",
+        "https://api.xero.com",
+        "developer.xero.com/faq/oauth2",
+    ] {
         assert!(text.contains(expected), "{text}");
     }
-    for args in [&["--help"][..], &["serve", "--help"], &["connections", "import", "--help"], &["demo", "--help"]] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward")).args(args).output().unwrap();
-        assert!(output.status.success() && output.stdout.len() > 300, "{args:?}");
+    for args in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["connections", "import", "--help"],
+        &["demo", "--help"],
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success() && output.stdout.len() > 300,
+            "{args:?}"
+        );
     }
 }
 
@@ -126,12 +290,25 @@ fn a_second_connection_may_share_a_login() {
     let vault = TestVault::new();
     let tokens = r#"{"credentials":{"access_token":"at","refresh_token":"rt","issued_at":"2999-01-01T00:00:00Z","expires_in":1800}}"#;
     vault.import_text("acme/xero", tokens);
-    let linked = vault.run(&["connections", "link", "beta/xero", "--to", "acme/xero", "--setting", "tenant_id=t2"]);
+    let linked = vault.run(&[
+        "connections",
+        "link",
+        "beta/xero",
+        "--to",
+        "acme/xero",
+        "--setting",
+        "tenant_id=t2",
+    ]);
     assert!(linked.status.success(), "{}", said(&linked));
     // The same tokens imported once more are recognised as the same grant.
     vault.import_text("gamma/xero", tokens);
     let list = vault.json(&["connections", "list", "--json"]);
-    let grants: std::collections::BTreeSet<_> = list.as_array().unwrap().iter().map(|c| c["grant"]["id"].as_str().unwrap()).collect();
+    let grants: std::collections::BTreeSet<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["grant"]["id"].as_str().unwrap())
+        .collect();
     assert_eq!((list.as_array().unwrap().len(), grants.len()), (3, 1));
     assert_eq!(list[1]["settings"]["tenant_id"], "t2");
 }

@@ -5,13 +5,23 @@ use std::time::Duration;
 use http::Method;
 use tokenward_testkit::sandbox::{Fault, Rotation, Sandbox, SandboxConfig};
 
-use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, processes_at_once, signal};
+use crate::harness::{
+    GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, processes_at_once, signal,
+};
 
 async fn world(latency: Duration, rotation: Rotation, policy: &str) -> (Sandbox, TestVault) {
-    let config = SandboxConfig { access_ttl: HOUR, token_latency: latency, rotation, ..SandboxConfig::default() };
+    let config = SandboxConfig {
+        access_ttl: HOUR,
+        token_latency: latency,
+        rotation,
+        ..SandboxConfig::default()
+    };
     let sandbox = Sandbox::start(config).await.unwrap();
     let vault = TestVault::with_sandbox(&sandbox, policy);
-    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_millis(10));
+    let tokens = sandbox.issue_expiring(
+        &SandboxConfig::default().client_id,
+        Duration::from_millis(10),
+    );
     vault.import("acme/sandbox", &tokens, HOUR);
     tokio::time::sleep(Duration::from_millis(20)).await;
     (sandbox, vault)
@@ -28,12 +38,25 @@ async fn a_client_that_hangs_up_cancels_no_refresh() {
     let server = vault.serve(&[]).await;
     for _ in 0..10 {
         let call = server.proxy(Method::GET, "/x").try_send();
-        assert!(tokio::time::timeout(Duration::from_millis(40), call).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(40), call)
+                .await
+                .is_err()
+        );
     }
-    sandbox.when(|books| books.total.refreshes_granted == 1).await;
+    sandbox
+        .when(|books| books.total.refreshes_granted == 1)
+        .await;
     serves(&server).await;
     let books = sandbox.books().total;
-    assert_eq!((books.refresh_requests, books.refreshes_refused, books.answers_lost), (1, 0, 0));
+    assert_eq!(
+        (
+            books.refresh_requests,
+            books.refreshes_refused,
+            books.answers_lost
+        ),
+        (1, 0, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +65,9 @@ async fn sigterm_during_a_refresh_saves_its_answer() {
     let server = vault.serve(&[]).await;
     let waiting = server.proxy(Method::GET, "/x").try_send();
     let (answer, status) = tokio::join!(waiting, async {
-        sandbox.when(|books| books.total.refresh_requests == 1).await;
+        sandbox
+            .when(|books| books.total.refresh_requests == 1)
+            .await;
         server.stop().await
     });
     // The request that was under way was answered, too.
@@ -51,7 +76,14 @@ async fn sigterm_during_a_refresh_saves_its_answer() {
     let next = vault.serve(&[]).await;
     serves(&next).await;
     let books = sandbox.books().total;
-    assert_eq!((books.refresh_requests, books.refreshes_refused, books.answers_lost), (1, 0, 0));
+    assert_eq!(
+        (
+            books.refresh_requests,
+            books.refreshes_refused,
+            books.answers_lost
+        ),
+        (1, 0, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +91,11 @@ async fn sigterm_after_the_client_has_left_saves_its_answer() {
     let (sandbox, vault) = world(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
     let server = vault.serve(&["--shutdown-wait", "1"]).await;
     let call = server.proxy(Method::GET, "/x").try_send();
-    assert!(tokio::time::timeout(Duration::from_millis(200), call).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), call)
+            .await
+            .is_err()
+    );
     assert!(server.stop().await.success());
     let next = vault.serve(&[]).await;
     serves(&next).await;
@@ -82,16 +118,28 @@ async fn a_killed_owner_is_taken_over_by_the_replay_policy() {
     );
     server.child.kill().await.unwrap();
     let next = vault.serve(&[]).await;
-    let answer = next.proxy(Method::GET, "/x").header("x-apideck-timeout", "60000").send().await;
+    let answer = next
+        .proxy(Method::GET, "/x")
+        .header("x-apideck-timeout", "60000")
+        .send()
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let books = sandbox.books().total;
-    assert_eq!((books.refresh_requests, books.replays_allowed, books.refreshes_refused), (2, 1, 0));
+    assert_eq!(
+        (
+            books.refresh_requests,
+            books.replays_allowed,
+            books.refreshes_refused
+        ),
+        (2, 1, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_revoking_provider_a_lost_answer_is_not_asked_for_while_the_token_lives() {
     let (sandbox, vault) = world(Duration::from_millis(100), Rotation::Revokes, REVOKES).await;
-    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(20));
+    let tokens =
+        sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(20));
     vault.import("acme/sandbox", &tokens, HOUR);
     sandbox.inject(Fault::DropAfterRotation, 1);
     let server = vault.serve(&[]).await;
@@ -99,13 +147,25 @@ async fn with_a_revoking_provider_a_lost_answer_is_not_asked_for_while_the_token
     for answer in all_at_once(50, |_| server.proxy(Method::GET, "/x")).await {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    let validate = server.call(Method::POST, "/vault/connections/accounting/sandbox/validate").send().await;
+    let validate = server
+        .call(
+            Method::POST,
+            "/vault/connections/accounting/sandbox/validate",
+        )
+        .send()
+        .await;
     let detail = validate.error(401, "UnauthorizedError");
     assert!(detail.to_string().contains("did not answer"), "{detail}");
     let books = sandbox.books().total;
     assert_eq!((books.refresh_requests, books.family_revocations), (1, 0));
     let shown = vault.json(&["connections", "show", "acme/sandbox", "--json"]);
-    assert!(shown["grant"]["answer_lost"]["why"].as_str().unwrap().contains("did not answer"), "{shown}");
+    assert!(
+        shown["grant"]["answer_lost"]["why"]
+            .as_str()
+            .unwrap()
+            .contains("did not answer"),
+        "{shown}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +175,9 @@ async fn servers_and_commands_on_one_vault_refresh_once() {
     let vault = std::sync::Arc::new(vault);
     let commands = {
         let vault = vault.clone();
-        tokio::task::spawn_blocking(move || processes_at_once(&vault, 8, &["token", "acme/sandbox"]))
+        tokio::task::spawn_blocking(move || {
+            processes_at_once(&vault, 8, &["token", "acme/sandbox"])
+        })
     };
     for answer in all_at_once(200, |number| servers[number % 2].proxy(Method::GET, "/x")).await {
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -125,16 +187,31 @@ async fn servers_and_commands_on_one_vault_refresh_once() {
     tokens.dedup_by(|a, b| a.1 == b.1);
     assert_eq!(tokens.len(), 1);
     let books = sandbox.books().total;
-    assert_eq!((books.refresh_requests, books.refreshes_granted, books.peak_concurrent_refreshes), (1, 1, 1));
+    assert_eq!(
+        (
+            books.refresh_requests,
+            books.refreshes_granted,
+            books.peak_concurrent_refreshes
+        ),
+        (1, 1, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_command_saves_the_answer() {
     let (sandbox, vault) = world(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
-    let mut child = vault.command(&["token", "acme/sandbox"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    sandbox.when(|books| books.total.refresh_requests == 1).await;
+    let mut child = vault
+        .command(&["token", "acme/sandbox"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    sandbox
+        .when(|books| books.total.refresh_requests == 1)
+        .await;
     signal(child.id(), "INT");
-    let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    let status = tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
     assert_eq!(status.code(), Some(130));
     assert!(vault.run(&["token", "acme/sandbox"]).status.success());
     assert_eq!(sandbox.books().total.refresh_requests, 1);

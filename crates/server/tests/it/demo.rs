@@ -15,14 +15,31 @@ fn demo(args: &[&str]) -> serde_json::Value {
 }
 
 fn check(result: &serde_json::Value, requests: u64) {
-    let of = |run: &str, what: &str| result[run][what].as_u64().unwrap_or_else(|| panic!("{run}.{what}: {result}"));
+    let of = |run: &str, what: &str| {
+        result[run][what]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{run}.{what}: {result}"))
+    };
     for run in ["uncoordinated", "validate_first", "tokenward"] {
         assert_eq!(of(run, "requests"), requests);
         assert!(of(run, "elapsed_ms") > 0);
     }
     assert!(of("uncoordinated", "failed") > 0 && of("uncoordinated", "invalid_grant") > 0);
-    assert_eq!((of("validate_first", "failed"), of("validate_first", "refreshes")), (0, 1));
-    assert_eq!((of("tokenward", "failed"), of("tokenward", "refreshes"), of("tokenward", "invalid_grant")), (0, 1, 0));
+    assert_eq!(
+        (
+            of("validate_first", "failed"),
+            of("validate_first", "refreshes")
+        ),
+        (0, 1)
+    );
+    assert_eq!(
+        (
+            of("tokenward", "failed"),
+            of("tokenward", "refreshes"),
+            of("tokenward", "invalid_grant")
+        ),
+        (0, 1, 0)
+    );
 }
 
 #[test]

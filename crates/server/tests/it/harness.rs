@@ -36,7 +36,10 @@ impl TestVault {
     pub(crate) fn new() -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join("connectors")).unwrap();
-        let mut vault = Self { folder, key: String::new() };
+        let mut vault = Self {
+            folder,
+            key: String::new(),
+        };
         let made = vault.json(&["applications", "create", "App", "--id", APP, "--json"]);
         vault.key = made["api_key"].as_str().unwrap().to_owned();
         vault
@@ -69,7 +72,16 @@ impl TestVault {
 
     pub(crate) fn set_client(&self, connector: &str, secret: &str) {
         let id = SandboxConfig::default().client_id;
-        let args = ["clients", "set", "--connector", connector, "--client-id", &id, "--client-secret-file", "-"];
+        let args = [
+            "clients",
+            "set",
+            "--connector",
+            connector,
+            "--client-id",
+            &id,
+            "--client-secret-file",
+            "-",
+        ];
         let output = self.run_with(&args, secret);
         assert!(output.status.success(), "{}", said(&output));
     }
@@ -85,10 +97,17 @@ impl TestVault {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENWARD_")) {
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENWARD_"))
+        {
             command.env_remove(name);
         }
-        command.args(args).arg("--data-dir").arg(self.path()).arg("--allow-private").arg("127.0.0.0/8");
+        command
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.path())
+            .arg("--allow-private")
+            .arg("127.0.0.0/8");
         command
     }
 
@@ -117,7 +136,11 @@ impl TestVault {
 
     /// Starts a server on this vault; more than one may run.
     pub(crate) async fn serve(&self, extra: &[&str]) -> Server {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
         let mut args = vec!["serve", "--json", "--listen", "127.0.0.1:0"];
         if !extra.contains(&"--log") {
             args.extend(["--log", "tokenward=debug"]);
@@ -131,15 +154,28 @@ impl TestVault {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no start: {}", self.log()));
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .await
+            .unwrap();
+        let said: Value =
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("no start: {}", self.log()));
         let url = said["listening"].as_str().unwrap().to_owned();
-        Server { child, url, key: self.key.clone(), client: client() }
+        Server {
+            child,
+            url,
+            key: self.key.clone(),
+            client: client(),
+        }
     }
 }
 
 pub(crate) fn said(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// An import whose access token has `tokens.expires_in` of `lifetime` left.
@@ -216,16 +252,31 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|_| panic!("not JSON ({}): {}", self.status, String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| {
+            panic!(
+                "not JSON ({}): {}",
+                self.status,
+                String::from_utf8_lossy(&self.body)
+            )
+        })
     }
 
     /// Checks that it is an error in Apideck's form, and gives its `detail`.
     pub(crate) fn error(&self, status: u16, type_name: &str) -> Value {
         let body = self.json();
-        assert_eq!((self.status.as_u16(), body["type_name"].as_str().unwrap_or_default()), (status, type_name), "{body}");
+        assert_eq!(
+            (
+                self.status.as_u16(),
+                body["type_name"].as_str().unwrap_or_default()
+            ),
+            (status, type_name),
+            "{body}"
+        );
         assert_eq!(body["status_code"], status);
-        assert!(body["message"].is_string() && body["error"].is_string() && body["ref"].is_string(), "{body}");
+        assert!(
+            body["message"].is_string() && body["error"].is_string() && body["ref"].is_string(),
+            "{body}"
+        );
         assert!(self.headers.contains_key("x-apideck-request-id"));
         assert!(!self.headers.contains_key("x-apideck-downstream-error"));
         body["detail"].clone()
@@ -256,18 +307,36 @@ impl Call {
 
     pub(crate) async fn try_send(self) -> Result<Answer, String> {
         let request = self.builder.body(Full::new(self.body)).unwrap();
-        let response = self.client.request(request).await.map_err(|error| error.to_string())?;
+        let response = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| error.to_string())?;
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?
+            .to_bytes();
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
     }
 }
 
 impl Server {
     /// A call without any header.
     pub(crate) fn bare(&self, method: Method, path: &str) -> Call {
-        let builder = Request::builder().method(method).uri(format!("{}{path}", self.url));
-        Call { builder, body: Bytes::new(), client: self.client.clone() }
+        let builder = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
+        Call {
+            builder,
+            body: Bytes::new(),
+            client: self.client.clone(),
+        }
     }
 
     /// A call with key, application and consumer.
@@ -287,7 +356,14 @@ impl Server {
     }
 
     pub(crate) async fn metrics(&self) -> String {
-        String::from_utf8(self.bare(Method::GET, "/metrics").send().await.body.to_vec()).unwrap()
+        String::from_utf8(
+            self.bare(Method::GET, "/metrics")
+                .send()
+                .await
+                .body
+                .to_vec(),
+        )
+        .unwrap()
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -302,7 +378,10 @@ impl Server {
 }
 
 pub(crate) fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
@@ -312,7 +391,9 @@ where
     F: FnMut(usize) -> Call,
 {
     let tasks = tokio_util::task::TaskTracker::new();
-    let handles: Vec<_> = (0..count).map(|number| tasks.spawn(call(number).send())).collect();
+    let handles: Vec<_> = (0..count)
+        .map(|number| tasks.spawn(call(number).send()))
+        .collect();
     let mut answers = Vec::new();
     for handle in handles {
         answers.push(handle.await.unwrap());
@@ -321,16 +402,38 @@ where
 }
 
 /// Starts many processes at once and collects what they said.
-pub(crate) fn processes_at_once(vault: &TestVault, count: usize, args: &[&str]) -> Vec<(bool, String, String)> {
+pub(crate) fn processes_at_once(
+    vault: &TestVault,
+    count: usize,
+    args: &[&str],
+) -> Vec<(bool, String, String)> {
     let children: Vec<_> = (0..count)
-        .map(|_| vault.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .map(|_| {
+            vault
+                .command(args)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
         .collect();
     children
         .into_iter()
         .map(|mut child| {
             let (mut out, mut err) = (String::new(), String::new());
-            child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-            child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+            child
+                .stdout
+                .take()
+                .unwrap()
+                .read_to_string(&mut out)
+                .unwrap();
+            child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut err)
+                .unwrap();
             (child.wait().unwrap().success(), out, err)
         })
         .collect()

@@ -28,7 +28,10 @@ impl Provider {
     /// Starts it with tokens that live 40 s.
     async fn start() -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../e2e/oidc-provider");
-        assert!(folder.join("node_modules").exists(), "install it with: make deps");
+        assert!(
+            folder.join("node_modules").exists(),
+            "install it with: make deps"
+        );
         let mut child = Command::new("node")
             .args(["server.mjs", "--access-ttl", "40", "--latency-ms", "150"])
             .current_dir(folder)
@@ -39,13 +42,23 @@ impl Provider {
             .spawn()
             .expect("node is installed");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
-        let about = serde_json::from_str(&line).unwrap_or_else(|_| panic!("oidc-provider said: {line}"));
-        Self { about, _stdin: child.stdin.take().unwrap(), _child: child }
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .await
+            .unwrap();
+        let about =
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("oidc-provider said: {line}"));
+        Self {
+            about,
+            _stdin: child.stdin.take().unwrap(),
+            _child: child,
+        }
     }
 
     fn get(&self, name: &str) -> &str {
-        self.about[name].as_str().unwrap_or_else(|| panic!("no {name}"))
+        self.about[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("no {name}"))
     }
 
     /// A grant, by the authorization code flow with PKCE: redirects followed, cookies kept, as a
@@ -66,19 +79,29 @@ impl Provider {
         let mut cookies: BTreeMap<String, String> = BTreeMap::new();
         let mut at = url;
         while !at.as_str().starts_with(self.get("redirect_uri")) {
-            let jar: Vec<_> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let jar: Vec<_> = cookies
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             let request = http::Request::get(at.as_str())
                 .header(header::COOKIE, jar.join("; "))
                 .body(http_body_util::Full::default())
                 .unwrap();
             let response = http.client.request(request).await.unwrap();
-            assert!(response.status().is_redirection(), "{} at {}", response.status(), at.path());
+            assert!(
+                response.status().is_redirection(),
+                "{} at {}",
+                response.status(),
+                at.path()
+            );
             for cookie in response.headers().get_all(header::SET_COOKIE) {
                 let pair = cookie.to_str().unwrap().split(';').next().unwrap();
                 let (name, value) = pair.split_once('=').unwrap();
                 cookies.insert(name.to_owned(), value.to_owned());
             }
-            at = at.join(response.headers()[header::LOCATION].to_str().unwrap()).unwrap();
+            at = at
+                .join(response.headers()[header::LOCATION].to_str().unwrap())
+                .unwrap();
         }
         let callback = oauth::read_callback(at.query().unwrap(), "code").unwrap();
         assert_eq!(callback.state, "state-1");
@@ -95,13 +118,27 @@ impl Provider {
             Some(&pkce.verifier),
             &[],
         );
-        let mut request = http::Request::post(exchange.url.as_str()).body(exchange.body.to_vec().into()).unwrap();
+        let mut request = http::Request::post(exchange.url.as_str())
+            .body(exchange.body.to_vec().into())
+            .unwrap();
         *request.headers_mut() = exchange.headers.clone();
         let response = http.client.request(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
-        let reply = oauth::read_token_reply(parts.status, &parts.headers, &body, &Default::default(), &[], 0);
-        let TokenReply::Granted(tokens) = reply else { panic!("no tokens: {reply:?}") };
+        let body = http_body_util::BodyExt::collect(body)
+            .await
+            .unwrap()
+            .to_bytes();
+        let reply = oauth::read_token_reply(
+            parts.status,
+            &parts.headers,
+            &body,
+            &Default::default(),
+            &[],
+            0,
+        );
+        let TokenReply::Granted(tokens) = reply else {
+            panic!("no tokens: {reply:?}")
+        };
         json!({ "credentials": {
             "access_token": tokens.access_token.expose(),
             "refresh_token": tokens.refresh_token.expect("offline_access was granted").expose(),
@@ -112,9 +149,14 @@ impl Provider {
     }
 
     async fn books(&self, http: &Server) -> Value {
-        let request = http::Request::get(self.get("books")).body(http_body_util::Full::default()).unwrap();
+        let request = http::Request::get(self.get("books"))
+            .body(http_body_util::Full::default())
+            .unwrap();
         let response = http.client.request(request).await.unwrap();
-        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let body = http_body_util::BodyExt::collect(response.into_body())
+            .await
+            .unwrap()
+            .to_bytes();
         serde_json::from_slice(&body).unwrap()
     }
 }
@@ -126,12 +168,26 @@ async fn storm(processes: usize, serve_args: &[&str], expiries: u64) {
     let vault = TestVault::new();
     let discovered = vault.run_with(
         &[
-            "clients", "set", "--connector", "oidc", "--client-id", provider.get("client_id"), "--client-secret-file", "-",
-            "--discover", provider.get("issuer"), "--setting", &format!("api_url={}", provider.get("api")),
+            "clients",
+            "set",
+            "--connector",
+            "oidc",
+            "--client-id",
+            provider.get("client_id"),
+            "--client-secret-file",
+            "-",
+            "--discover",
+            provider.get("issuer"),
+            "--setting",
+            &format!("api_url={}", provider.get("api")),
         ],
         provider.get("client_secret"),
     );
-    assert!(discovered.status.success(), "{}", crate::harness::said(&discovered));
+    assert!(
+        discovered.status.success(),
+        "{}",
+        crate::harness::said(&discovered)
+    );
     let mut servers = Vec::new();
     for _ in 0..processes {
         servers.push(vault.serve(serve_args).await);
@@ -158,17 +214,35 @@ async fn storm(processes: usize, serve_args: &[&str], expiries: u64) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let books = provider.books(&servers[0]).await;
-    let count = |name: &str| books[name].as_u64().unwrap_or_else(|| panic!("no {name}: {books}"));
+    let count = |name: &str| {
+        books[name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {name}: {books}"))
+    };
     println!("{processes} process(es): {batches} batches of 300, books: {books}");
     assert_eq!(count("refresh_requests"), expiries, "{books}");
     assert_eq!(count("refresh_granted"), expiries, "{books}");
-    for never in ["invalid_grant", "other_token_errors", "reuse_detected", "grants_revoked", "api_unauthorized"] {
+    for never in [
+        "invalid_grant",
+        "other_token_errors",
+        "reuse_detected",
+        "grants_revoked",
+        "api_unauthorized",
+    ] {
         assert_eq!(count(never), 0, "{never}: {books}");
     }
     assert_eq!(count("api_ok"), batches * 300);
     // One refresh per expiry, not more: each lies most of a lifetime after the one before.
-    let times: Vec<i64> = books["refreshes"].as_array().unwrap().iter().map(|refresh| refresh["at_ms"].as_i64().unwrap()).collect();
-    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 15_000), "{times:?}");
+    let times: Vec<i64> = books["refreshes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|refresh| refresh["at_ms"].as_i64().unwrap())
+        .collect();
+    assert!(
+        times.windows(2).all(|pair| pair[1] - pair[0] >= 15_000),
+        "{times:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,24 +18,39 @@ async fn nothing_that_was_issued_is_ever_printed() {
     let sandbox = Sandbox::start(config).await.unwrap();
     let vault = TestVault::with_sandbox(&sandbox, GRACE);
     let mut printed = String::new();
-    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_millis(10));
+    let tokens = sandbox.issue_expiring(
+        &SandboxConfig::default().client_id,
+        Duration::from_millis(10),
+    );
     let server = vault.serve(&["--log", "trace"]).await;
-    let json_server = vault.serve(&["--log", "trace", "--log-format", "json"]).await;
+    let json_server = vault
+        .serve(&["--log", "trace", "--log-format", "json"])
+        .await;
 
     // Everything that can happen to a refresh, and each error that comes of it.
     let faults = [
         None,
-        Some(Fault::TooManyRequests { retry_after: Some(Duration::from_millis(100)) }),
-        Some(Fault::ServerError { status: 500, rotate: true }),
+        Some(Fault::TooManyRequests {
+            retry_after: Some(Duration::from_millis(100)),
+        }),
+        Some(Fault::ServerError {
+            status: 500,
+            rotate: true,
+        }),
         Some(Fault::MalformedBody { rotate: true }),
-        Some(Fault::OkWithError { error: "invalid_client".to_owned() }),
+        Some(Fault::OkWithError {
+            error: "invalid_client".to_owned(),
+        }),
         Some(Fault::DropAfterRotation),
         Some(Fault::DropBeforeRotation),
         Some(Fault::InvalidGrant),
     ];
     for (number, fault) in faults.into_iter().enumerate() {
         let place = format!("consumer{number}/sandbox");
-        let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_millis(10));
+        let tokens = sandbox.issue_expiring(
+            &SandboxConfig::default().client_id,
+            Duration::from_millis(10),
+        );
         vault.import(&place, &tokens, HOUR);
         sandbox.set_fault(fault);
         for server in [&server, &json_server] {
@@ -51,27 +66,55 @@ async fn nothing_that_was_issued_is_ever_printed() {
             })
             .await;
             for answer in answers {
-                printed.push_str(&format!("{:?}\n{}\n", answer.headers, String::from_utf8_lossy(&answer.body)));
+                printed.push_str(&format!(
+                    "{:?}\n{}\n",
+                    answer.headers,
+                    String::from_utf8_lossy(&answer.body)
+                ));
             }
         }
         let validated = vault.run(&["validate", &place, "--log", "trace"]);
         printed.push_str(&said(&validated));
-        printed.push_str(&said(&vault.run(&["connections", "show", &place, "--log", "trace"])));
+        printed.push_str(&said(&vault.run(&[
+            "connections",
+            "show",
+            &place,
+            "--log",
+            "trace",
+        ])));
     }
     sandbox.set_fault(None);
     // Malformed imports that hold tokens, and a token in an unexpected place.
-    let broken = format!(r#"{{"credentials":{{"access_token":"{}","x":1}}}}"#, tokens.access_token);
-    printed.push_str(&said(&vault.run_with(&["connections", "import", "a/sandbox", "--log", "trace"], &broken)));
-    let answer = server.call(Method::POST, "/vault/connections/accounting/sandbox/import").body(broken).send().await;
+    let broken = format!(
+        r#"{{"credentials":{{"access_token":"{}","x":1}}}}"#,
+        tokens.access_token
+    );
+    printed.push_str(&said(&vault.run_with(
+        &["connections", "import", "a/sandbox", "--log", "trace"],
+        &broken,
+    )));
+    let answer = server
+        .call(Method::POST, "/vault/connections/accounting/sandbox/import")
+        .body(broken)
+        .send()
+        .await;
     printed.push_str(&String::from_utf8_lossy(&answer.body));
-    for args in [&["connections", "list"][..], &["clients", "list", "--json"], &["keys", "list"], &["applications", "list"]] {
+    for args in [
+        &["connections", "list"][..],
+        &["clients", "list", "--json"],
+        &["keys", "list"],
+        &["applications", "list"],
+    ] {
         printed.push_str(&said(&vault.run(args)));
     }
     printed.push_str(&server.metrics().await);
     let key = server.key.clone();
     assert!(server.stop().await.success() && json_server.stop().await.success());
     let log = vault.log();
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log is not detailed enough to prove anything");
+    assert!(
+        log.contains("TRACE") || log.contains("DEBUG"),
+        "the log is not detailed enough to prove anything"
+    );
     printed.push_str(&log);
 
     let seal = std::fs::read_to_string(vault.path().join("key")).unwrap();
@@ -80,21 +123,38 @@ async fn nothing_that_was_issued_is_ever_printed() {
     assert!(secrets.len() > 10 && printed.len() > 10_000);
     for secret in &secrets {
         // Also without their prefix, and in pieces long enough to be of use.
-        for piece in [secret.as_str(), &secret[..secret.len() * 3 / 4], &secret[secret.len() / 4..]] {
-            assert!(!printed.contains(piece), "a secret was printed near: {}", near(&printed, piece));
+        for piece in [
+            secret.as_str(),
+            &secret[..secret.len() * 3 / 4],
+            &secret[secret.len() / 4..],
+        ] {
+            assert!(
+                !printed.contains(piece),
+                "a secret was printed near: {}",
+                near(&printed, piece)
+            );
         }
     }
     // Nor is any of it in the files of the vault, but for the key itself.
     for file in ["vault.db", "vault.db-wal"] {
         let bytes = std::fs::read(vault.path().join(file)).unwrap_or_default();
         for secret in sandbox.issued_secrets() {
-            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "a token lies open in {file}");
+            assert!(
+                !bytes
+                    .windows(secret.len())
+                    .any(|window| window == secret.as_bytes()),
+                "a token lies open in {file}"
+            );
         }
     }
 }
 
 fn near<'a>(text: &'a str, piece: &str) -> &'a str {
     let at = text.find(piece).unwrap_or(0);
-    let from = text[..at].char_indices().rev().nth(200).map_or(0, |(index, _)| index);
+    let from = text[..at]
+        .char_indices()
+        .rev()
+        .nth(200)
+        .map_or(0, |(index, _)| index);
     &text[from..at]
 }

@@ -11,7 +11,11 @@ use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, impor
 const PLACE: &str = "/vault/connections/accounting/sandbox";
 
 async fn world(policy: &str) -> (Sandbox, TestVault, Server) {
-    let config = SandboxConfig { access_ttl: HOUR, token_latency: Duration::from_millis(100), ..SandboxConfig::default() };
+    let config = SandboxConfig {
+        access_ttl: HOUR,
+        token_latency: Duration::from_millis(100),
+        ..SandboxConfig::default()
+    };
     let sandbox = Sandbox::start(config).await.unwrap();
     let vault = TestVault::with_sandbox(&sandbox, policy);
     let server = vault.serve(&[]).await;
@@ -20,7 +24,11 @@ async fn world(policy: &str) -> (Sandbox, TestVault, Server) {
 
 async fn import(sandbox: &Sandbox, server: &Server, left: Duration) {
     let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, left);
-    let answer = server.call(Method::POST, &format!("{PLACE}/import")).body(import_text(&tokens, HOUR)).send().await;
+    let answer = server
+        .call(Method::POST, &format!("{PLACE}/import"))
+        .body(import_text(&tokens, HOUR))
+        .send()
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
@@ -31,34 +39,84 @@ async fn a_connections_life() {
         let answer = server.call(Method::GET, PLACE).send().await;
         assert_eq!(answer.status, 200);
         let body = answer.json();
-        assert_eq!((body["status_code"].as_u64(), body["status"].as_str()), (Some(200), Some("OK")));
+        assert_eq!(
+            (body["status_code"].as_u64(), body["status"].as_str()),
+            (Some(200), Some("OK"))
+        );
         let data = &body["data"];
-        format!("{} {} {}", data["state"].as_str().unwrap(), data["health"].as_str().unwrap(), data["id"].as_str().unwrap())
+        format!(
+            "{} {} {}",
+            data["state"].as_str().unwrap(),
+            data["health"].as_str().unwrap(),
+            data["id"].as_str().unwrap()
+        )
     };
     assert_eq!(state().await, "available needs_auth accounting+sandbox");
-    let added = server.call(Method::PATCH, PLACE).body(r#"{"enabled":true,"metadata":{"plan":"team"}}"#).send().await;
-    assert_eq!((added.status.as_u16(), added.json()["data"]["state"].as_str()), (200, Some("added")));
-    server.proxy(Method::GET, "/x").send().await.error(401, "UnauthorizedError");
+    let added = server
+        .call(Method::PATCH, PLACE)
+        .body(r#"{"enabled":true,"metadata":{"plan":"team"}}"#)
+        .send()
+        .await;
+    assert_eq!(
+        (
+            added.status.as_u16(),
+            added.json()["data"]["state"].as_str()
+        ),
+        (200, Some("added"))
+    );
+    server
+        .proxy(Method::GET, "/x")
+        .send()
+        .await
+        .error(401, "UnauthorizedError");
     import(&sandbox, &server, HOUR).await;
     assert_eq!(state().await, "callable ok accounting+sandbox");
     assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
 
-    let list = server.call(Method::GET, "/vault/connections?configured=true").send().await.json();
+    let list = server
+        .call(Method::GET, "/vault/connections?configured=true")
+        .send()
+        .await
+        .json();
     assert_eq!(list["data"].as_array().unwrap().len(), 1);
     assert_eq!(list["data"][0]["metadata"]["plan"], "team");
     assert!(list["data"][0]["created_at"].is_number());
-    let none = server.call(Method::GET, "/vault/connections?api=crm").send().await.json();
+    let none = server
+        .call(Method::GET, "/vault/connections?api=crm")
+        .send()
+        .await
+        .json();
     assert_eq!(none["data"], json!([]));
 
-    let off = server.call(Method::PATCH, PLACE).body(r#"{"enabled":false,"metadata":{"plan":null,"seats":3}}"#).send().await;
+    let off = server
+        .call(Method::PATCH, PLACE)
+        .body(r#"{"enabled":false,"metadata":{"plan":null,"seats":3}}"#)
+        .send()
+        .await;
     assert_eq!(off.json()["data"]["metadata"], json!({ "seats": 3 }));
-    server.proxy(Method::GET, "/x").send().await.error(422, "InvalidStateError");
-    server.call(Method::PATCH, PLACE).body(r#"{"enabled":true}"#).send().await;
+    server
+        .proxy(Method::GET, "/x")
+        .send()
+        .await
+        .error(422, "InvalidStateError");
+    server
+        .call(Method::PATCH, PLACE)
+        .body(r#"{"enabled":true}"#)
+        .send()
+        .await;
 
     assert_eq!(server.call(Method::DELETE, PLACE).send().await.status, 204);
     assert_eq!(state().await, "available needs_auth accounting+sandbox");
-    server.proxy(Method::GET, "/x").send().await.error(404, "EntityNotFoundError");
-    server.call(Method::DELETE, PLACE).send().await.error(404, "EntityNotFoundError");
+    server
+        .proxy(Method::GET, "/x")
+        .send()
+        .await
+        .error(404, "EntityNotFoundError");
+    server
+        .call(Method::DELETE, PLACE)
+        .send()
+        .await
+        .error(404, "EntityNotFoundError");
     assert_eq!(sandbox.books().total.revocations, 1);
 }
 
@@ -68,15 +126,39 @@ async fn validate_forces_one_refresh_for_all_who_ask_at_once() {
     import(&sandbox, &server, HOUR).await;
     let path = format!("{PLACE}/validate");
     for answer in all_at_once(50, |_| server.call(Method::POST, &path)).await {
-        assert_eq!(answer.json()["data"], json!({ "id": "accounting+sandbox", "state": "callable" }));
+        assert_eq!(
+            answer.json()["data"],
+            json!({ "id": "accounting+sandbox", "state": "callable" })
+        );
     }
     assert_eq!(sandbox.books().total.refresh_requests, 1);
     // The SDKs send nothing, or an empty object.
-    assert_eq!(server.call(Method::POST, &path).body("{}").send().await.status, 200);
+    assert_eq!(
+        server
+            .call(Method::POST, &path)
+            .body("{}")
+            .send()
+            .await
+            .status,
+        200
+    );
     assert_eq!(sandbox.books().total.refresh_requests, 2);
-    server.call(Method::POST, &path).body("{").send().await.error(400, "RequestValidationError");
-    server.call(Method::POST, "/vault/connections/crm/sandbox/validate").send().await.error(400, "RequestValidationError");
-    server.call(Method::POST, "/vault/connections/crm/nonsense/validate").send().await.error(404, "EntityNotFoundError");
+    server
+        .call(Method::POST, &path)
+        .body("{")
+        .send()
+        .await
+        .error(400, "RequestValidationError");
+    server
+        .call(Method::POST, "/vault/connections/crm/sandbox/validate")
+        .send()
+        .await
+        .error(400, "RequestValidationError");
+    server
+        .call(Method::POST, "/vault/connections/crm/nonsense/validate")
+        .send()
+        .await
+        .error(404, "EntityNotFoundError");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,11 +166,20 @@ async fn client_credentials_are_minted_and_minted_again() {
     let (sandbox, _vault, server) = world(REVOKES).await;
     let path = format!("{PLACE}/token");
     let answer = server.call(Method::POST, &path).send().await;
-    assert_eq!((answer.status.as_u16(), answer.json()["data"]["state"].as_str()), (200, Some("callable")));
+    assert_eq!(
+        (
+            answer.status.as_u16(),
+            answer.json()["data"]["state"].as_str()
+        ),
+        (200, Some("callable"))
+    );
     assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
     assert_eq!(server.call(Method::POST, &path).send().await.status, 200);
     assert_eq!(sandbox.books().total.client_credentials, 1);
-    server.call(Method::POST, &format!("{PLACE}/validate")).send().await;
+    server
+        .call(Method::POST, &format!("{PLACE}/validate"))
+        .send()
+        .await;
     assert_eq!(sandbox.books().total.client_credentials, 2);
 }
 
@@ -113,7 +204,11 @@ async fn malformed_imports_lose_nothing_and_leak_nothing() {
         let detail = answer.error(400, "RequestValidationError");
         assert!(!detail.to_string().contains("at-secret"), "{detail}");
     }
-    let too_large = server.call(Method::POST, &path).body(vec![b' '; 3 << 20]).send().await;
+    let too_large = server
+        .call(Method::POST, &path)
+        .body(vec![b' '; 3 << 20])
+        .send()
+        .await;
     too_large.error(413, "RequestValidationError");
     assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
 }
@@ -126,14 +221,31 @@ async fn a_dead_grant_is_401_and_the_provider_is_left_alone() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     sandbox.inject(Fault::InvalidGrant, 1);
     for _ in 0..20 {
-        let detail = server.proxy(Method::GET, "/x").send().await.error(401, "UnauthorizedError");
+        let detail = server
+            .proxy(Method::GET, "/x")
+            .send()
+            .await
+            .error(401, "UnauthorizedError");
         assert_eq!(detail["type"], "refresh_token_connector_error");
-        assert!(detail["message"].as_str().unwrap().contains("invalid_grant"), "{detail}");
+        assert!(
+            detail["message"]
+                .as_str()
+                .unwrap()
+                .contains("invalid_grant"),
+            "{detail}"
+        );
     }
-    server.call(Method::POST, &format!("{PLACE}/validate")).send().await.error(401, "UnauthorizedError");
+    server
+        .call(Method::POST, &format!("{PLACE}/validate"))
+        .send()
+        .await
+        .error(401, "UnauthorizedError");
     assert_eq!(sandbox.books().total.token_requests, 1);
     let data = server.call(Method::GET, PLACE).send().await.json()["data"].clone();
-    assert_eq!((data["state"].as_str(), data["health"].as_str()), (Some("invalid"), Some("needs_auth")));
+    assert_eq!(
+        (data["state"].as_str(), data["health"].as_str()),
+        (Some("invalid"), Some("needs_auth"))
+    );
     assert!(data["last_refresh_failed_at"].as_i64().unwrap() > 0);
     // A new import revives it.
     import(&sandbox, &server, HOUR).await;
@@ -145,37 +257,79 @@ async fn an_unreachable_provider_is_401_with_a_time_to_come_back_and_no_storm() 
     let (sandbox, vault, server) = world(GRACE).await;
     import(&sandbox, &server, Duration::from_secs(1)).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    sandbox.set_fault(Some(Fault::TooManyRequests { retry_after: Some(Duration::from_secs(30)) }));
+    sandbox.set_fault(Some(Fault::TooManyRequests {
+        retry_after: Some(Duration::from_secs(30)),
+    }));
     for answer in all_at_once(50, |_| server.proxy(Method::GET, "/x")).await {
         let detail = answer.error(401, "UnauthorizedError");
-        assert!(detail["debug"]["retry_after_ms"].as_i64().unwrap() > 0, "{detail}");
-        assert!(detail["debug"]["cooldown_remaining_ms"].as_i64().unwrap() > 20_000, "{detail}");
+        assert!(
+            detail["debug"]["retry_after_ms"].as_i64().unwrap() > 0,
+            "{detail}"
+        );
+        assert!(
+            detail["debug"]["cooldown_remaining_ms"].as_i64().unwrap() > 20_000,
+            "{detail}"
+        );
     }
     assert_eq!(sandbox.books().total.token_requests, 1);
     let data = server.call(Method::GET, PLACE).send().await.json()["data"].clone();
-    assert_eq!((data["state"].as_str(), data["health"].as_str()), (Some("callable"), Some("pending_refresh")));
+    assert_eq!(
+        (data["state"].as_str(), data["health"].as_str()),
+        (Some("callable"), Some("pending_refresh"))
+    );
 
     // Nobody listens there any more.
-    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_millis(10));
+    let tokens = sandbox.issue_expiring(
+        &SandboxConfig::default().client_id,
+        Duration::from_millis(10),
+    );
     sandbox.shutdown().await;
     let text = vault.path().join("connectors/sandbox.toml");
-    std::fs::write(vault.path().join("connectors/other.toml"), std::fs::read_to_string(text).unwrap().replace("id = \"sandbox\"", "id = \"other\"")).unwrap();
+    std::fs::write(
+        vault.path().join("connectors/other.toml"),
+        std::fs::read_to_string(text)
+            .unwrap()
+            .replace("id = \"sandbox\"", "id = \"other\""),
+    )
+    .unwrap();
     vault.set_client("other", "secret");
     vault.import("acme/other", &tokens, HOUR);
     let second = vault.serve(&[]).await;
-    let call = || second.call(Method::GET, "/proxy").header("x-apideck-service-id", "other").header("x-apideck-downstream-url", "/x");
+    let call = || {
+        second
+            .call(Method::GET, "/proxy")
+            .header("x-apideck-service-id", "other")
+            .header("x-apideck-downstream-url", "/x")
+    };
     let detail = call().send().await.error(401, "UnauthorizedError");
     assert_eq!(detail["debug"]["code"], "not_sent");
-    assert!(detail["message"].as_str().unwrap().contains("cannot be reached"), "{detail}");
+    assert!(
+        detail["message"]
+            .as_str()
+            .unwrap()
+            .contains("cannot be reached"),
+        "{detail}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_readiness_and_unknown_routes() {
     let (_sandbox, _vault, server) = world(REVOKES).await;
-    assert_eq!(server.bare(Method::GET, "/healthz").send().await.status, 200);
+    assert_eq!(
+        server.bare(Method::GET, "/healthz").send().await.status,
+        200
+    );
     assert_eq!(server.bare(Method::GET, "/readyz").send().await.status, 200);
     assert!(server.metrics().await.contains("tokenward_spool_depth"));
-    server.bare(Method::GET, "/vault/nothing").send().await.error(404, "EntityNotFoundError");
-    server.call(Method::PUT, PLACE).send().await.error(405, "RequestValidationError");
+    server
+        .bare(Method::GET, "/vault/nothing")
+        .send()
+        .await
+        .error(404, "EntityNotFoundError");
+    server
+        .call(Method::PUT, PLACE)
+        .send()
+        .await
+        .error(405, "RequestValidationError");
     assert!(server.stop().await.success());
 }
