@@ -12,7 +12,10 @@
 //!                       └─ otherwise ─ Settle ───────────────────────────────────► Finish(...)
 //! ```
 
-use std::time::Duration;
+use std::{
+    hash::{Hash, Hasher},
+    time::Duration,
+};
 
 use super::{
     gate::Admission,
@@ -24,7 +27,7 @@ use super::{
 use crate::time::{Moment, StoreTime, backoff};
 
 /// What a flight is told at its start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The version that is not good enough any more.
     pub seen: u64,
@@ -40,8 +43,25 @@ pub struct Plan {
     pub chance: f64,
 }
 
+// `chance` is never NaN.
+impl Eq for Plan {}
+
+impl Hash for Plan {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            seen,
+            need,
+            policy,
+            claim_ttl,
+            poll,
+            chance,
+        } = self;
+        (seen, need, policy, claim_ttl, poll, chance.to_bits()).hash(state);
+    }
+}
+
 /// How one use of a refresh token ended, as the provider's answer was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome<T> {
     /// A token set.
     Granted(T),
@@ -98,7 +118,7 @@ pub enum Event<T> {
 }
 
 /// What is to be done next. Exactly one at a time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect<T> {
     /// Read the row.
     Look,
@@ -149,7 +169,7 @@ pub enum Effect<T> {
 }
 
 /// How a flight ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
     /// We refreshed it.
     Refreshed {
@@ -209,7 +229,7 @@ pub enum Ending {
 const STORE_TRIES: u32 = 3;
 
 /// One flight's state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Flight<T> {
     plan: Plan,
     phase: Phase<T>,
@@ -218,7 +238,7 @@ pub struct Flight<T> {
     tries: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase<T> {
     Idle,
     Looking,
@@ -235,7 +255,7 @@ enum Phase<T> {
 }
 
 /// Whether a granted answer has been given to the spool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kept {
     InMemory,
     InSpool,

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// One grant, as the store keeps it. Nothing in it is secret in the clear.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GrantRow {
     /// The grant's id; also bound into the seal.
     pub id: GrantId,
@@ -55,7 +55,7 @@ pub struct GrantRow {
 }
 
 /// Whether a grant can be refreshed at all.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Standing {
     /// As far as we know.
     Live,
@@ -69,7 +69,7 @@ pub enum Standing {
 }
 
 /// The exclusive right to refresh a grant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// Which flight holds it.
     pub owner: OwnerId,
@@ -80,7 +80,7 @@ pub struct Claim {
 }
 
 /// The record of uses of one refresh token, written before each use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attempt {
     /// How often it was sent, the present time included.
     pub sends: u32,
@@ -95,7 +95,7 @@ pub struct Attempt {
 }
 
 /// An answer that never arrived.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lost {
     /// When it was noticed.
     pub at: StoreTime,
@@ -104,7 +104,7 @@ pub struct Lost {
 }
 
 /// A run of failures. Announced once when it begins and once when it ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Trouble {
     /// When it began.
     pub since: StoreTime,
@@ -133,7 +133,7 @@ pub enum FailureKind {
 }
 
 /// Why a newer version is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Need {
     /// The access token is inside its margin, or ahead of it, or the grant wants keeping alive.
     Stale,
@@ -141,6 +141,16 @@ pub enum Need {
     Forced,
     /// The API rejected the access token as expired.
     Rejected,
+}
+
+impl Need {
+    /// What is left of a need that version `seen` was not good enough for, once `newest` is
+    /// known. A 401 speaks of the version that was sent: a newer one has not been rejected, it
+    /// can only be stale, and under [`ReplayPolicy::Revokes`] there is something to lose.
+    #[must_use]
+    pub fn of(self, seen: u64, newest: u64) -> Self {
+        if newest > seen { Self::Stale } else { self }
+    }
 }
 
 /// Asks for the claim.
@@ -219,7 +229,7 @@ pub enum CommitReply {
 }
 
 /// How a use of the refresh token ended, if not with a grant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Refused for good.
     Dead {

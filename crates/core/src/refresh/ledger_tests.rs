@@ -207,6 +207,26 @@ fn a_rejected_access_token_is_nothing_left_to_lose() {
     ));
 }
 
+/// Found by the model checker: version 1 is refreshed; the answer to the refresh of version 2 is
+/// lost while its access token lives; then somebody reports a 401 that version 1 had got. Joined
+/// as `Rejected` against version 2, it sent the spent token again and ended the family.
+#[test]
+fn a_401_of_an_older_version_does_not_send_a_spent_token_again() {
+    let mut row = row();
+    claim(&mut row, "p", ReplayPolicy::Revokes, Need::Stale, 10);
+    let need = Need::Rejected.of(row.version - 1, row.version);
+    assert_eq!(need, Need::Stale);
+    assert!(matches!(
+        claim(&mut row, "q", ReplayPolicy::Revokes, need, 40),
+        ClaimReply::Deferred(..)
+    ));
+    assert_eq!(
+        Need::Rejected.of(row.version, row.version),
+        Need::Rejected,
+        "a 401 of the newest version is what it says"
+    );
+}
+
 #[test]
 fn a_late_answer_is_adopted_while_the_version_stands() {
     let mut row = row();

@@ -10,7 +10,7 @@ use crate::time::StoreTime;
 /// What a provider does with a refresh token that it has already exchanged.
 ///
 /// Read from the connector's file; see `facts` there for the sources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "policy", deny_unknown_fields)]
 pub enum ReplayPolicy {
     /// It stays valid (Google): sending again is free.

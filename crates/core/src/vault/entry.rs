@@ -325,11 +325,12 @@ impl Inner {
         let (sender, receiver) = watch::channel(None);
         let waiter = Waiter(receiver);
         *slot = Some(waiter.clone());
+        let newest = snapshot.version.max(seen);
         self.tracker.spawn(pilot::fly(
             self.clone(),
             entry.clone(),
-            need,
-            snapshot.version.max(seen),
+            need.of(seen, newest),
+            newest,
             sender,
         ));
         Ok(Joined::Flight(waiter))
