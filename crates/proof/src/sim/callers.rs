@@ -7,6 +7,7 @@ use tokenward_testkit::sandbox::ledger::AccessId;
 
 use super::{
     books::{read_token, token_text},
+    judge::IMPORT_SLACK,
     replica::{Process, Replica},
     scenario::{HOUR, KINDS, SECOND, SLOWEST_STORE},
     world::{World, kind_of},
@@ -40,6 +41,15 @@ impl World {
             .states
             .last()
             .and_then(|(_, grant)| grant.clone());
+        if books.all.is_some() {
+            let life = process.number;
+            let number = grant.as_ref().and_then(|grant| books.number(grant));
+            books.note(
+                now,
+                number,
+                format_args!("c{connection} {question:?} asked of life {life}"),
+            );
+        }
         let mut asked = Asked {
             at: now,
             call: self.rng.next(),
@@ -217,6 +227,7 @@ pub(super) async fn call(
     question: Question,
     patience: Option<Duration>,
 ) {
+    process.life.goes_on().await;
     let asked = world.asks(&process, connection, question);
     let answer = async {
         let key = &world.keys[connection];
@@ -316,7 +327,7 @@ pub(super) async fn authorize(world: &Arc<World>, process: &Process, connection:
         refresh_token: Some(Secret::new(token_text("rt", family, 0))),
         issued_at_ms: Some(i64::MAX),
         // It has been on its way.
-        expires_in: Some(terms.access_ttl.saturating_sub(10 * SECOND)),
+        expires_in: Some(terms.access_ttl.saturating_sub(IMPORT_SLACK)),
         ..Import::default()
     };
     let _ = process.vault.import(&world.keys[connection], import).await;

@@ -21,6 +21,8 @@ use super::{
 
 /// How far the store's idea of an expiry may be from the provider's: latencies and drift.
 const EXPIRY_SLACK: Duration = Duration::from_secs(2);
+/// What an import leaves out of a token's life.
+pub(super) const IMPORT_SLACK: Duration = Duration::from_secs(10);
 /// More attempts than this in an hour, beyond those that expiry and callers ask for, are a storm.
 const STORM: u32 = 90;
 
@@ -451,9 +453,14 @@ impl Books {
             .rev()
             .filter(|send| send.fate == Fate::Committed)
             .find_map(|send| send.granted);
-        book.family
+        let expiry = book
+            .family
             .access_expiry(AccessId(committed.unwrap_or(0)))
-            .unwrap_or_default()
+            .unwrap_or_default();
+        match committed {
+            Some(_) => expiry,
+            None => expiry.saturating_sub(IMPORT_SLACK),
+        }
     }
 
     /// A grant has a new version.
@@ -472,6 +479,32 @@ impl Books {
             .filter(|connection| connection.enabled)
             .and_then(|connection| connection.grant.clone());
         self.connections[connection].states.push((position, grant));
+    }
+
+    /// A revocation of another family of the same user ends this one too. No living connection
+    /// may lose its grant by that.
+    pub(super) fn ends_with_its_user(&mut self, family: FamilyId, now: Duration) {
+        let book = &mut self.families[family];
+        if book.ended || !book.family.revoke() {
+            return;
+        }
+        book.ended = true;
+        let used = book.grant.as_ref().is_some_and(|grant| {
+            self.grants[grant].family == family
+                && self.connections.iter().any(|connection| {
+                    let last = connection.states.last();
+                    last.is_some_and(|(_, used)| used.as_ref() == Some(grant))
+                })
+        });
+        if used {
+            let grant = self.grant_of_family(family);
+            self.violated(
+                now,
+                "a revocation ends what it is meant to end",
+                grant,
+                format_args!("family {family} is in use, and ends with another of its user"),
+            );
+        }
     }
 
     /// The newest version of a grant that a replica must know of.

@@ -76,9 +76,12 @@ impl SimTransport {
             grant,
             format_args!("family {family} is revoked"),
         );
-        for (number, book) in books.families.iter_mut().enumerate() {
-            if number == family || (KINDS[kind].revokes_user && book.connection == connection) {
-                book.family.revoke();
+        books.families[family].family.revoke();
+        if KINDS[kind].revokes_user {
+            for other in 0..books.families.len() {
+                if other != family && books.families[other].connection == connection {
+                    books.ends_with_its_user(other, world.now());
+                }
             }
         }
         reply(200, "")

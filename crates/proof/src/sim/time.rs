@@ -137,7 +137,7 @@ impl Life {
     pub(super) fn stop_for(&self, pause: Duration) {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let until = nanos(self.time.now() + pause);
-        self.stopped_until.store(until, Ordering::Relaxed);
+        self.stopped_until.fetch_max(until, Ordering::Relaxed);
     }
 
     /// Returns when the process may go on: at once, after its stop, or never.
