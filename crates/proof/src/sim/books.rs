@@ -23,6 +23,7 @@ pub(super) struct FamilyBook {
     pub(super) family: Family,
     pub(super) kind: usize,
     pub(super) connection: usize,
+    pub(super) minted: Duration,
     /// The user, or a revocation that we are right to send, has ended it.
     pub(super) ended: bool,
     pub(super) sends: Vec<Send>,
@@ -74,12 +75,14 @@ pub(super) struct GrantBook {
     /// (position in the changes, version), oldest first.
     pub(super) versions: Vec<(u64, u64)>,
     pub(super) dead: bool,
-    pub(super) deleted: bool,
+    pub(super) deleted: Option<Duration>,
 }
 
 /// One connection.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionBook {
+    /// Somebody is changing it: people take turns.
+    pub(super) busy: bool,
     /// (position in the changes, its grant if it is enabled and has one), oldest first.
     pub(super) states: Vec<(u64, Option<GrantId>)>,
 }
@@ -202,6 +205,7 @@ impl Books {
             family,
             kind,
             connection,
+            minted: now,
             ended: false,
             sends: Vec::new(),
             incident: None,

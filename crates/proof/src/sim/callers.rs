@@ -8,7 +8,7 @@ use tokenward_testkit::sandbox::ledger::AccessId;
 use super::{
     books::{read_token, token_text},
     judge::IMPORT_SLACK,
-    replica::{Process, Replica},
+    replica::Process,
     scenario::{HOUR, KINDS, SECOND, SLOWEST_STORE},
     world::{World, kind_of},
 };
@@ -260,13 +260,16 @@ pub(super) async fn call(
 }
 
 /// What owners do to their connections.
-pub(super) async fn administer(world: Arc<World>, replica: Arc<Replica>, connection: usize) {
-    let Some(process) = replica.process() else {
-        return;
-    };
+pub(super) async fn administer(
+    world: Arc<World>,
+    process: Process,
+    connection: usize,
+    revive: bool,
+) {
     let key = &world.keys[connection];
     world.books().counts.admin += 1;
-    match world.rng.index(10) {
+    let act = if revive { 0 } else { world.rng.index(10) };
+    match act {
         0..=3 => {
             authorize(&world, &process, connection).await;
         }

@@ -286,7 +286,7 @@ impl World {
         let own_reauthorization = books
             .grants
             .get(&request.grant)
-            .is_some_and(|book| book.family != family || book.deleted);
+            .is_some_and(|book| book.family != family || book.deleted.is_some());
         let found = books.families[family]
             .sends
             .iter_mut()
@@ -426,11 +426,12 @@ impl World {
         let position = self.position().await;
         let mut books = self.books();
         books.connection_changed(connection, position, None);
+        let now = self.now();
         let Some(row) = &deleted.grant else { return };
         let number = books.number(&row.id);
-        books.note(self.now(), number, format_args!("c{connection} deleted"));
+        books.note(now, number, format_args!("c{connection} deleted"));
         if let Some(book) = books.grants.get_mut(&row.id) {
-            book.deleted = true;
+            book.deleted = Some(now);
             let family = book.family;
             books.families[family].ended = true;
         }
@@ -483,19 +484,25 @@ impl Books {
 
     /// A revocation of another family of the same user ends this one too. No living connection
     /// may lose its grant by that.
-    pub(super) fn ends_with_its_user(&mut self, family: FamilyId, now: Duration) {
+    pub(super) fn ends_with_its_user(&mut self, family: FamilyId, by: FamilyId, now: Duration) {
+        // Who deletes one of two authorizations of the same user ends both, by the provider's
+        // rules. One that was made after the deletion must not end with it.
+        let deleted = self.families[by].grant.as_ref();
+        let deleted = deleted.and_then(|grant| self.grants[grant].deleted);
         let book = &mut self.families[family];
+        let later = deleted.is_none_or(|deleted| deleted < book.minted);
         if book.ended || !book.family.revoke() {
             return;
         }
         book.ended = true;
-        let used = book.grant.as_ref().is_some_and(|grant| {
-            self.grants[grant].family == family
-                && self.connections.iter().any(|connection| {
-                    let last = connection.states.last();
-                    last.is_some_and(|(_, used)| used.as_ref() == Some(grant))
-                })
-        });
+        let used = later
+            && book.grant.as_ref().is_some_and(|grant| {
+                self.grants[grant].family == family
+                    && self.connections.iter().any(|connection| {
+                        let last = connection.states.last();
+                        last.is_some_and(|(_, used)| used.as_ref() == Some(grant))
+                    })
+            });
         if used {
             let grant = self.grant_of_family(family);
             self.violated(

@@ -33,7 +33,7 @@ use self::{
     callers::{Question, administer, authorize, call},
     replica::Replica,
     rng::Rng,
-    scenario::{KINDS, PEACE, SECOND, Scenario},
+    scenario::{HOUR, KINDS, PEACE, SECOND, Scenario},
     time::Time,
     world::World,
 };
@@ -265,22 +265,29 @@ async fn admin(world: Arc<World>, replicas: Vec<Arc<Replica>>) {
             };
             (0..scenario.connections).filter(dead).collect()
         };
-        let replica = rng.pick(&replicas).clone();
-        if !dead.is_empty() && rng.chance(0.5) {
-            let connection = *rng.pick(&dead);
-            let Some(process) = replica.process() else {
-                continue;
-            };
-            let shared = world.clone();
-            world.tasks.spawn(async move {
-                authorize(&shared, &process, connection).await;
-            });
+        let revive = !dead.is_empty() && rng.chance(0.5);
+        let connection = if revive {
+            *rng.pick(&dead)
         } else {
-            let connection = rng.index(scenario.connections);
-            world
-                .tasks
-                .spawn(administer(world.clone(), replica, connection));
+            rng.index(scenario.connections)
+        };
+        let Some(process) = rng.pick(&replicas).process() else {
+            continue;
+        };
+        let busy = std::mem::replace(&mut world.books().connections[connection].busy, true);
+        if busy {
+            continue;
         }
+        let shared = world.clone();
+        world.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = administer(shared.clone(), process.clone(), connection, revive) => {}
+                // Whoever was asked has died.
+                () = shared.time.sleep(HOUR / 6) => {}
+            }
+            shared.books().connections[connection].busy = false;
+        });
     }
 }
 

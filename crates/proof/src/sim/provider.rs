@@ -80,7 +80,7 @@ impl SimTransport {
         if KINDS[kind].revokes_user {
             for other in 0..books.families.len() {
                 if other != family && books.families[other].connection == connection {
-                    books.ends_with_its_user(other, world.now());
+                    books.ends_with_its_user(other, family, world.now());
                 }
             }
         }
