@@ -27,8 +27,10 @@ pub(super) struct FamilyBook {
     /// The user, or a revocation that we are right to send, has ended it.
     pub(super) ended: bool,
     pub(super) sends: Vec<Send>,
-    /// When something was done to it that may cost or repeat a refresh.
-    pub(super) incident: Option<Duration>,
+    /// Whether an answer was lost, by a fault or with a replica that died.
+    pub(super) incident: bool,
+    /// When the store last failed a replica's statement about it, by life.
+    pub(super) failed: BTreeMap<usize, Duration>,
     /// Attempts in the present hour, those that did not leave included.
     pub(super) hour: (u64, u32),
     /// When callers last forced a refresh, and how often in the present hour.
@@ -208,7 +210,8 @@ impl Books {
             minted: now,
             ended: false,
             sends: Vec::new(),
-            incident: None,
+            incident: false,
+            failed: BTreeMap::new(),
             hour: (0, 0),
             forced: (0, 0),
             rejected: None,
@@ -222,11 +225,11 @@ impl Books {
         self.number(grant)
     }
 
-    /// Something befell a grant.
-    pub(super) fn incident(&mut self, grant: &GrantId, now: Duration) {
+    /// The store failed a replica's statement about a grant.
+    pub(super) fn failed(&mut self, grant: &GrantId, life: usize, now: Duration) {
         if let Some(book) = self.grants.get(grant) {
             let family = book.family;
-            self.families[family].incident = Some(now);
+            self.families[family].failed.insert(life, now);
         }
     }
 
@@ -241,7 +244,7 @@ impl Books {
             for send in family.sends.iter_mut().rev().take(8) {
                 if send.by == life && matches!(send.fate, Fate::Open | Fate::Delivered) {
                     send.fate = Fate::DiedWithHolder;
-                    family.incident = Some(now);
+                    family.incident = true;
                 }
             }
         }

@@ -261,8 +261,8 @@ pub(super) async fn call(
 
 /// What owners do to their connections.
 pub(super) async fn administer(
-    world: Arc<World>,
-    process: Process,
+    world: &Arc<World>,
+    process: &Process,
     connection: usize,
     revive: bool,
 ) {
@@ -271,13 +271,13 @@ pub(super) async fn administer(
     let act = if revive { 0 } else { world.rng.index(10) };
     match act {
         0..=3 => {
-            authorize(&world, &process, connection).await;
+            authorize(world, process, connection).await;
         }
         4 | 5 => {
             let _ = process.vault.delete(key).await;
             let pause = world.rng.between(Duration::ZERO, 5 * SECOND);
             world.time.sleep(pause).await;
-            authorize(&world, &process, connection).await;
+            authorize(world, process, connection).await;
         }
         6 => {
             let same_kind = KINDS.len() * world.rng.index(world.keys.len() / KINDS.len());

@@ -147,7 +147,6 @@ impl World {
         let grant = books.grant_of_family(family);
         let book = &mut books.families[family];
         let decision = book.family.refresh(RefreshId(refresh), true, now);
-        let by = book.sends[send].by;
         match decision {
             Decision::Granted { access, replay, .. } => {
                 book.sends[send].granted = Some(access.0);
@@ -160,7 +159,8 @@ impl World {
                 ..
             } => {
                 book.sends[send].refused = true;
-                let neglected = reason == Refusal::Expired && book.incident.is_none();
+                let neglected =
+                    reason == Refusal::Expired && !book.incident && book.failed.is_empty();
                 books.counts.revoked_by_reuse += u64::from(revoked_family);
                 if neglected {
                     books.violated(
@@ -177,10 +177,8 @@ impl World {
             grant,
             format_args!("provider on rt-{family}-{refresh}: {decision:?}"),
         );
-        if books.lives[by].incident.is_some()
-            && books.families[family].sends[send].fate == Fate::DiedWithHolder
-        {
-            books.families[family].incident = Some(now);
+        if books.families[family].sends[send].fate == Fate::DiedWithHolder {
+            books.families[family].incident = true;
         }
         decision
     }
@@ -196,7 +194,7 @@ impl World {
             entry.fate = fate;
         }
         if fate == Fate::Lost {
-            book.incident = Some(now);
+            book.incident = true;
         }
         books.note(now, grant, format_args!("answer {how}"));
     }
@@ -349,7 +347,7 @@ impl World {
             return books.violated(now, "I6", number, format_args!("condemned without a token"));
         };
         let book = &books.families[family];
-        let (ended, incident) = (book.ended, book.incident.is_some());
+        let (ended, incident) = (book.ended, book.incident || !book.failed.is_empty());
         let said = book
             .sends
             .iter()
@@ -439,10 +437,11 @@ impl World {
 }
 
 impl Books {
-    /// Whether something befell a grant, or the replica that was refreshing it, since then.
+    /// Whether a replica may have lost its hold on a grant since then: it stopped or died, or the
+    /// store failed it.
     fn excused(&self, family: FamilyId, life: usize, since: Duration) -> bool {
         let after = |incident: Option<Duration>| incident.is_some_and(|at| at >= since);
-        after(self.families[family].incident) || after(self.lives[life].incident)
+        after(self.families[family].failed.get(&life).copied()) || after(self.lives[life].incident)
     }
 
     /// When the newest access token that was committed ends.

@@ -28,14 +28,15 @@ use tokenward::{
     seal::Purpose,
     store::{OAuthClient, Store},
 };
+use tokio::sync::mpsc;
 
 use self::{
     callers::{Question, administer, authorize, call},
-    replica::Replica,
+    replica::{Process, Replica},
     rng::Rng,
     scenario::{HOUR, KINDS, PEACE, SECOND, Scenario},
     time::Time,
-    world::World,
+    world::{Temptation, World},
 };
 
 /// How a seed is run.
@@ -65,8 +66,10 @@ pub fn run(seed: u64, options: &Options) -> Report {
         })
         .build()
         .expect("a runtime without drivers");
-    let world = Arc::new(World::new(rng, scenario, time, options.trace));
-    runtime.block_on(live(world.clone()));
+    let (tempted, temptations) = mpsc::unbounded_channel();
+    let world = World::new(rng, scenario, time, options.trace, tempted);
+    let world = Arc::new(world);
+    runtime.block_on(live(world.clone(), temptations));
     drop(runtime);
     let mut books = world.books();
     Report {
@@ -79,7 +82,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
     }
 }
 
-async fn live(world: Arc<World>) {
+async fn live(world: Arc<World>, temptations: mpsc::UnboundedReceiver<Temptation>) {
     let scenario = &world.scenario;
     world.note(
         None,
@@ -125,6 +128,8 @@ async fn live(world: Arc<World>) {
     world.tasks.spawn(watch(world.clone()));
     if !scenario.calm {
         world.tasks.spawn(crashes(world.clone(), replicas.clone()));
+        let fate = fate(world.clone(), replicas.clone(), temptations);
+        world.tasks.spawn(fate);
         world.tasks.spawn(stops(world.clone(), replicas.clone()));
     }
     world.tasks.spawn(admin(world.clone(), replicas.clone()));
@@ -208,17 +213,54 @@ async fn crashes(world: Arc<World>, replicas: Vec<Arc<Replica>>) {
         if over(&world) {
             return;
         }
-        let replica = rng.pick(&replicas).clone();
-        if replica.process().is_none() {
-            continue;
-        }
-        replica.kill();
-        let pause = rng.between(SECOND / 10, 90 * SECOND);
+        world
+            .tasks
+            .spawn(crash(world.clone(), rng.pick(&replicas).clone()));
+    }
+}
+
+/// One replica dies, and comes back.
+async fn crash(world: Arc<World>, replica: Arc<Replica>) {
+    if replica.process().is_none() {
+        return;
+    }
+    replica.kill();
+    let pause = world.rng.between(SECOND / 10, 90 * SECOND);
+    world.time.sleep(pause).await;
+    if replica.process().is_none() && !over(&world) {
+        replica.start().await;
+    }
+}
+
+/// What happens at the worst moment.
+async fn fate(
+    world: Arc<World>,
+    replicas: Vec<Arc<Replica>>,
+    mut temptations: mpsc::UnboundedReceiver<Temptation>,
+) {
+    while let Some(temptation) = temptations.recv().await {
+        let replicas = replicas.clone();
         let shared = world.clone();
         world.tasks.spawn(async move {
-            shared.time.sleep(pause).await;
-            if replica.process().is_none() && !over(&shared) {
-                replica.start().await;
+            let World { rng, time, .. } = &*shared;
+            let longest = if rng.chance(0.5) {
+                SECOND / 100
+            } else {
+                SECOND
+            };
+            time.sleep(rng.between(Duration::ZERO, longest)).await;
+            match temptation {
+                Temptation::Kill(replica) => {
+                    crash(shared.clone(), replicas[replica].clone()).await;
+                }
+                Temptation::Stop(replica) => {
+                    replicas[replica].stop_for(rng.between(SECOND, 60 * SECOND));
+                }
+                Temptation::Change(connection) => {
+                    if let Some(process) = rng.pick(&replicas).process() {
+                        take_turn(shared.clone(), process, connection, false).await;
+                    }
+                }
             }
         });
     }
@@ -274,21 +316,25 @@ async fn admin(world: Arc<World>, replicas: Vec<Arc<Replica>>) {
         let Some(process) = rng.pick(&replicas).process() else {
             continue;
         };
-        let busy = std::mem::replace(&mut world.books().connections[connection].busy, true);
-        if busy {
-            continue;
-        }
-        let shared = world.clone();
-        world.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = administer(shared.clone(), process.clone(), connection, revive) => {}
-                // Whoever was asked has died.
-                () = shared.time.sleep(HOUR / 6) => {}
-            }
-            shared.books().connections[connection].busy = false;
-        });
+        world
+            .tasks
+            .spawn(take_turn(world.clone(), process, connection, revive));
     }
+}
+
+/// A person changes a connection, unless another does.
+async fn take_turn(world: Arc<World>, process: Process, connection: usize, revive: bool) {
+    let busy = std::mem::replace(&mut world.books().connections[connection].busy, true);
+    if busy {
+        return;
+    }
+    tokio::select! {
+        biased;
+        () = administer(&world, &process, connection, revive) => {}
+        // Whoever was asked has died.
+        () = world.time.sleep(HOUR / 6) => {}
+    }
+    world.books().connections[connection].busy = false;
 }
 
 /// In the end everybody is served whose grant lives.

@@ -96,6 +96,12 @@ impl SimTransport {
     ) -> Result<Answer, TransportError> {
         let world = &self.world;
         let send = world.sent(self.number, family, refresh);
+        let (replica, connection) = {
+            let books = world.books();
+            let replica = books.lives[self.number].replica;
+            (replica, books.families[family].connection)
+        };
+        world.tempt(replica, Some(connection));
         let latency = self.latency(mishap);
         // A slow request takes effect late, but never after the caller has hung up.
         let effect_after = (latency / 2).min(patience.answer.mul_f64(0.9));

@@ -190,6 +190,8 @@ pub(super) struct Scenario {
     pub(super) connections: usize,
     pub(super) store_fault: f64,
     pub(super) provider_fault: f64,
+    /// How likely something happens in the middle of a refresh.
+    pub(super) temptation: f64,
     pub(super) windows: Vec<Window>,
     /// Mean times between events, over the whole cluster.
     pub(super) crash_every: Duration,
@@ -218,6 +220,7 @@ impl Scenario {
             connections,
             store_fault: if calm { 0.0 } else { 0.01 * severity },
             provider_fault: if calm { 0.0 } else { 0.1 * severity },
+            temptation: 0.02 * rng.fraction(),
             windows: Vec::new(),
             crash_every: rng.between(10 * MINUTE, 2 * HOUR),
             stop_every: rng.between(10 * MINUTE, 2 * HOUR),

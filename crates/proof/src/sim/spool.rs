@@ -61,6 +61,7 @@ impl Spool for SimSpool {
         if !self.world.broken(Broken::SpoolDrops) {
             lock(&self.world.spools[self.replica]).insert(name.to_owned(), bytes.to_vec());
         }
+        self.world.tempt(self.replica, None);
         let now = self.world.now();
         let mut books = self.world.books();
         books.counts.spooled += 1;

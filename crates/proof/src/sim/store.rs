@@ -102,7 +102,7 @@ impl SimStore {
             let mut books = world.books();
             books.counts.fault(what);
             if let Some(grant) = grant {
-                books.incident(grant, world.now());
+                books.failed(grant, self.number, world.now());
             }
             let number = grant.and_then(|grant| books.number(grant));
             let replica = self.replica;
@@ -229,6 +229,9 @@ impl Store for SimStore {
         let effect = async {
             let reply = self.claim_now(request).await?;
             self.world.claimed(self.number, &grant, &reply.value);
+            if let ClaimReply::Claimed(_) = reply.value {
+                self.world.tempt(self.replica, None);
+            }
             Ok(reply)
         };
         self.call("claim", Some(&grant), effect).await
@@ -246,6 +249,7 @@ impl Store for SimStore {
             self.world
                 .committed(self.number, &request, &reply.value)
                 .await;
+            self.world.tempt(self.replica, None);
             Ok(reply)
         };
         let reply = self.call("commit", Some(&grant), effect).await?;

@@ -14,6 +14,7 @@ use tokenward::{
     seal::{Key, Keyring, Purpose},
     store::{MemoryStore, Store},
 };
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -36,6 +37,16 @@ pub(super) struct World {
     pub(super) spools: Vec<Mutex<BTreeMap<String, Vec<u8>>>>,
     pub(super) keys: Vec<ConnectionKey>,
     books: Mutex<Books>,
+    tempted: mpsc::UnboundedSender<Temptation>,
+}
+
+/// The worst moment for something has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Temptation {
+    Kill(usize),
+    Stop(usize),
+    /// Somebody re-authorizes or deletes this connection.
+    Change(usize),
 }
 
 impl fmt::Debug for World {
@@ -50,7 +61,13 @@ pub(super) fn kind_of(connection: usize) -> usize {
 }
 
 impl World {
-    pub(super) fn new(rng: Rng, scenario: Scenario, time: Arc<Time>, keep_all: bool) -> Self {
+    pub(super) fn new(
+        rng: Rng,
+        scenario: Scenario,
+        time: Arc<Time>,
+        keep_all: bool,
+        tempted: mpsc::UnboundedSender<Temptation>,
+    ) -> Self {
         let clock = SimClock {
             life: Arc::new(Life::new(time.clone())),
             time: time.clone(),
@@ -74,6 +91,7 @@ impl World {
             books: Mutex::new(Books::new(scenario.connections, keep_all)),
             scenario,
             time,
+            tempted,
         }
     }
 
@@ -87,6 +105,23 @@ impl World {
 
     pub(super) fn broken(&self, broken: Broken) -> bool {
         self.scenario.broken == Some(broken)
+    }
+
+    /// A replica is in the middle of a refresh: fate may strike now.
+    pub(super) fn tempt(&self, replica: usize, connection: Option<usize>) {
+        if self.scenario.calm
+            || self.now() >= self.scenario.length
+            || !self.rng.chance(self.scenario.temptation)
+        {
+            return;
+        }
+        let temptation = match (self.rng.index(3), connection) {
+            (0, _) => Temptation::Kill(replica),
+            (1, Some(connection)) => Temptation::Change(connection),
+            _ => Temptation::Stop(replica),
+        };
+        // Nobody listens any more when the run is over.
+        let _ = self.tempted.send(temptation);
     }
 
     pub(super) fn note(&self, grant: Option<&GrantId>, what: fmt::Arguments<'_>) {
