@@ -236,14 +236,15 @@ impl Books {
     /// A replica dies, or stops: whatever it had under way is an incident.
     pub(super) fn life_incident(&mut self, life: usize, now: Duration, dies: bool) {
         self.lives[life].incident = Some(now);
-        if !dies {
-            return;
+        if dies {
+            self.lives[life].waiting.clear();
         }
-        self.lives[life].waiting.clear();
         for family in &mut self.families {
             for send in family.sends.iter_mut().rev().take(8) {
                 if send.by == life && matches!(send.fate, Fate::Open | Fate::Delivered) {
-                    send.fate = Fate::DiedWithHolder;
+                    if dies {
+                        send.fate = Fate::DiedWithHolder;
+                    }
                     family.incident = true;
                 }
             }

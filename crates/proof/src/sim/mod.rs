@@ -143,6 +143,11 @@ async fn live(world: Arc<World>, temptations: mpsc::UnboundedReceiver<Temptation
     world.time.sleep(PEACE).await;
     world.note(None, format_args!("the last questions"));
     last_questions(&world, &replicas).await;
+    for replica in &replicas {
+        if let Some(process) = replica.process() {
+            process.vault.drain(HOUR).await;
+        }
+    }
     world.overdue();
     world.audit();
 }

@@ -203,9 +203,16 @@ pub(super) struct Scenario {
 
 impl Scenario {
     pub(super) fn new(rng: &Rng, length: Duration, broken: Option<Broken>) -> Self {
-        let calm = broken.is_none() && rng.chance(0.1);
-        let replicas = rng.index(4) + 1;
-        let connections = 20 + rng.index(180);
+        let calm = rng.chance(0.1) && broken.is_none();
+        let mut replicas = rng.index(4) + 1;
+        if broken.is_some() {
+            // A cluster in which every safeguard is needed.
+            replicas = replicas.max(3);
+        }
+        let mut connections = 20 + rng.index(180);
+        if broken.is_some() {
+            connections = 30;
+        }
         let config = VaultConfig {
             change_poll: rng.between(SECOND / 2, 4 * SECOND),
             claim_poll: Duration::from_millis(100),
@@ -228,6 +235,12 @@ impl Scenario {
             burst_every: rng.between(2 * SECOND, 15 * SECOND),
             config,
         };
+        if broken.is_some() {
+            scenario.store_fault = 0.02;
+            scenario.provider_fault = 0.15;
+            scenario.temptation = 0.1;
+            scenario.burst_every = 3 * SECOND;
+        }
         if !calm {
             let every = rng.between(10 * MINUTE, HOUR);
             let mut from = rng.gap(every);

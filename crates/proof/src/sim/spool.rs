@@ -61,7 +61,9 @@ impl Spool for SimSpool {
         if !self.world.broken(Broken::SpoolDrops) {
             lock(&self.world.spools[self.replica]).insert(name.to_owned(), bytes.to_vec());
         }
-        self.world.tempt(self.replica, None);
+        // It is for this that there is a spool.
+        let temptation = self.world.scenario.temptation * 10.0;
+        self.world.tempt_with(temptation, self.replica, None);
         let now = self.world.now();
         let mut books = self.world.books();
         books.counts.spooled += 1;

@@ -5,9 +5,13 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokenward::{
     ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId,
-    refresh::ledger::{
-        ClaimReply, ClaimRequest, CommitReply, CommitRequest, FailureKind, GrantRow, SettleReply,
-        SettleRequest, Verdict,
+    id::OwnerId,
+    refresh::{
+        ledger::{
+            ClaimReply, ClaimRequest, CommitReply, CommitRequest, FailureKind, GrantRow, Need,
+            SettleReply, SettleRequest, Verdict,
+        },
+        replay::ReplayPolicy,
     },
     seal::Purpose,
     store::{
@@ -198,10 +202,23 @@ impl SimStore {
         let reply = truth.settle(request.clone()).await?;
         if self.world.broken(Broken::SettleIgnoresEpoch)
             && let SettleReply::Superseded(row) = &reply.value
-            && let Some(claim) = &row.claim
         {
             request.base = row.version;
-            request.epoch = claim.epoch;
+            request.epoch = match &row.claim {
+                Some(claim) => claim.epoch,
+                None => {
+                    let claim = ClaimRequest {
+                        grant: row.id.clone(),
+                        seen: row.version,
+                        owner: OwnerId::new("a superseded owner"),
+                        ttl: SECOND,
+                        need: Need::Forced,
+                        policy: ReplayPolicy::Harmless,
+                    };
+                    truth.claim(claim).await?;
+                    row.epoch + 1
+                }
+            };
             return truth.settle(request).await;
         }
         Ok(reply)

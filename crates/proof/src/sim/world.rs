@@ -109,10 +109,12 @@ impl World {
 
     /// A replica is in the middle of a refresh: fate may strike now.
     pub(super) fn tempt(&self, replica: usize, connection: Option<usize>) {
-        if self.scenario.calm
-            || self.now() >= self.scenario.length
-            || !self.rng.chance(self.scenario.temptation)
-        {
+        self.tempt_with(self.scenario.temptation, replica, connection);
+    }
+
+    /// As [`tempt`](Self::tempt), where it is likelier.
+    pub(super) fn tempt_with(&self, chance: f64, replica: usize, connection: Option<usize>) {
+        if self.scenario.calm || self.now() >= self.scenario.length || !self.rng.chance(chance) {
             return;
         }
         let temptation = match (self.rng.index(3), connection) {
