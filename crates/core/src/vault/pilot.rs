@@ -62,7 +62,7 @@ impl Drop for SlotGuard<'_> {
 }
 
 struct Pilot<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     entry: &'a Arc<GrantEntry>,
     plan: Plan,
     owner: OwnerId,
@@ -74,7 +74,7 @@ struct Pilot<'a> {
 }
 
 impl<'a> Pilot<'a> {
-    fn new(inner: &'a Inner, entry: &'a Arc<GrantEntry>, need: Need, seen: u64) -> Self {
+    fn new(inner: &'a Arc<Inner>, entry: &'a Arc<GrantEntry>, need: Need, seen: u64) -> Self {
         let number = inner.flights.fetch_add(1, Ordering::Relaxed);
         Self {
             inner,
@@ -149,9 +149,14 @@ impl<'a> Pilot<'a> {
                     granted,
                     reauthorized,
                 } => {
-                    self.inner
-                        .revoke_void(self.entry.whose(), &granted.tokens, reauthorized)
-                        .await;
+                    // A task of its own: what stands now is known, and nobody waits for the
+                    // provider to hear of what does not.
+                    let (inner, entry) = (self.inner.clone(), self.entry.clone());
+                    self.inner.tracker.spawn(async move {
+                        inner
+                            .revoke_void(entry.whose(), &granted.tokens, reauthorized)
+                            .await;
+                    });
                     Event::Revoked
                 }
                 Effect::Sleep(pause) => {
@@ -216,7 +221,7 @@ impl<'a> Pilot<'a> {
             store,
             observer,
             ..
-        } = self.inner;
+        } = &**self.inner;
         let patience = Patience {
             connect: config.connect_timeout.min(config.claim_ttl / 2),
             answer: config.answer_timeout,

@@ -204,13 +204,14 @@ pub(super) struct Scenario {
 impl Scenario {
     pub(super) fn new(rng: &Rng, length: Duration, broken: Option<Broken>) -> Self {
         let calm = rng.chance(0.1) && broken.is_none();
+        let harsh = (rng.chance(0.3) && !calm) || broken.is_some();
         let mut replicas = rng.index(4) + 1;
-        if broken.is_some() {
+        if harsh {
             // A cluster in which every safeguard is needed.
             replicas = replicas.max(3);
         }
         let mut connections = 20 + rng.index(180);
-        if broken.is_some() {
+        if harsh {
             connections = 30;
         }
         let config = VaultConfig {
@@ -235,7 +236,7 @@ impl Scenario {
             burst_every: rng.between(2 * SECOND, 15 * SECOND),
             config,
         };
-        if broken.is_some() {
+        if harsh {
             scenario.store_fault = 0.02;
             scenario.provider_fault = 0.15;
             scenario.temptation = 0.1;
