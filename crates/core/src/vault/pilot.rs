@@ -145,16 +145,13 @@ impl<'a> Pilot<'a> {
                     };
                     Event::Settled(self.stored(self.inner.store.settle(request)).await)
                 }
-                Effect::Revoke {
-                    granted,
-                    reauthorized,
-                } => {
+                Effect::Revoke { granted, .. } => {
                     // A task of its own: what stands now is known, and nobody waits for the
                     // provider to hear of what does not.
                     let (inner, entry) = (self.inner.clone(), self.entry.clone());
                     self.inner.tracker.spawn(async move {
                         inner
-                            .revoke_void(entry.whose(), &granted.tokens, reauthorized)
+                            .revoke_void(entry.whose(), &granted.tokens, true)
                             .await;
                     });
                     Event::Revoked

@@ -13,6 +13,9 @@ use super::{
     world::{World, kind_of},
 };
 
+/// When the memory store's clock begins.
+const STORE_EPOCH: i64 = 1_767_225_600_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
     Token,
@@ -328,7 +331,9 @@ pub(super) async fn authorize(world: &Arc<World>, process: &Process, connection:
     let import = Import {
         access_token: Some(Secret::new(token_text("at", family, 0))),
         refresh_token: Some(Secret::new(token_text("rt", family, 0))),
-        issued_at_ms: Some(i64::MAX),
+        issued_at_ms: i64::try_from(now.as_millis())
+            .ok()
+            .map(|now| STORE_EPOCH + now),
         // It has been on its way.
         expires_in: Some(terms.access_ttl.saturating_sub(IMPORT_SLACK)),
         ..Import::default()
