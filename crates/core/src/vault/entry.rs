@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderValue;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::{Inner, lock, pilot};
 use crate::{
@@ -139,19 +139,64 @@ pub(super) enum Landing {
     },
 }
 
+/// Where a flight's landing is made known. Its waiters are woken in the order in which they came;
+/// a `watch` channel wakes them in a random order, which a simulation could not repeat.
+#[derive(Default)]
+struct Board {
+    landing: OnceLock<Landing>,
+    posted: Notify,
+}
+
+impl Board {
+    fn post(&self, landing: Landing) {
+        // Only the first counts.
+        let _ = self.landing.set(landing);
+        self.posted.notify_waiters();
+    }
+}
+
 /// A place in the queue of a flight.
 #[derive(Clone)]
-pub(super) struct Waiter(watch::Receiver<Option<Landing>>);
+pub(super) struct Waiter(Arc<Board>);
 
 impl Waiter {
-    pub(super) async fn landed(mut self) -> Landing {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(landing) => landing.clone().expect("waited for"),
-            Err(_) => Landing::Failed {
-                error: TokenError::Store("the refresh task ended unexpectedly".to_owned()),
-                retry_at: None,
-            },
+    pub(super) async fn landed(self) -> Landing {
+        let posted = self.0.posted.notified();
+        tokio::pin!(posted);
+        posted.as_mut().enable();
+        if self.0.landing.get().is_none() {
+            posted.await;
         }
+        let landing = self.0.landing.get();
+        landing.expect("set before it is announced").clone()
+    }
+}
+
+/// The flight's own end of the board. One that is dropped without a landing (a panic) says so.
+pub(super) struct Herald(Arc<Board>);
+
+impl Herald {
+    fn new() -> (Self, Waiter) {
+        let board = Arc::new(Board::default());
+        (Self(board.clone()), Waiter(board))
+    }
+
+    /// How many wait.
+    pub(super) fn waiters(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
+
+    pub(super) fn announce(&self, landing: Landing) {
+        self.0.post(landing);
+    }
+}
+
+impl Drop for Herald {
+    fn drop(&mut self) {
+        self.0.post(Landing::Failed {
+            error: TokenError::Store("the refresh task ended unexpectedly".to_owned()),
+            retry_at: None,
+        });
     }
 }
 
@@ -322,8 +367,7 @@ impl Inner {
         if self.tracker.is_closed() {
             return Err(TokenError::ShuttingDown);
         }
-        let (sender, receiver) = watch::channel(None);
-        let waiter = Waiter(receiver);
+        let (herald, waiter) = Herald::new();
         *slot = Some(waiter.clone());
         let newest = snapshot.version.max(seen);
         self.tracker.spawn(pilot::fly(
@@ -331,7 +375,7 @@ impl Inner {
             entry.clone(),
             need.of(seen, newest),
             newest,
-            sender,
+            herald,
         ));
         Ok(Joined::Flight(waiter))
     }

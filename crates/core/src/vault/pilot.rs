@@ -5,11 +5,9 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tokio::sync::watch;
-
 use super::{
     Inner,
-    entry::{GrantEntry, Landing},
+    entry::{GrantEntry, Herald},
     lock,
     provider::Granted,
 };
@@ -35,22 +33,24 @@ pub(super) async fn fly(
     entry: Arc<GrantEntry>,
     need: Need,
     seen: u64,
-    sender: watch::Sender<Option<Landing>>,
+    herald: Herald,
 ) {
     // Whatever happens, even a panic: the slot is left, so that the next caller starts anew.
     let guard = SlotGuard(&entry);
     inner.observer.observe(&Signal::FlightBegan);
     let began = inner.clock.now();
-    let pilot = Pilot::new(&inner, &entry, need, seen);
-    let (ending, asked) = pilot.fly(seen).await;
-    let (landing, outcome) = inner.land(&entry, ending, asked);
+    let mut pilot = Pilot::new(&inner, &entry, need, seen);
+    let ending = pilot.fly(seen).await;
+    let (landing, outcome) = inner.land(&entry, ending, pilot.asked);
     drop(guard);
     inner.observer.observe(&Signal::FlightEnded {
         outcome,
         took: began.until(inner.clock.now()),
-        waiters: sender.receiver_count(),
+        waiters: herald.waiters(),
     });
-    sender.send_replace(Some(landing));
+    herald.announce(landing);
+    // Only now: nobody may be served with less than what is committed while the disk is slow.
+    pilot.unspool().await;
 }
 
 struct SlotGuard<'a>(&'a GrantEntry);
@@ -62,7 +62,7 @@ impl Drop for SlotGuard<'_> {
 }
 
 struct Pilot<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     entry: &'a Arc<GrantEntry>,
     plan: Plan,
     owner: OwnerId,
@@ -74,7 +74,7 @@ struct Pilot<'a> {
 }
 
 impl<'a> Pilot<'a> {
-    fn new(inner: &'a Inner, entry: &'a Arc<GrantEntry>, need: Need, seen: u64) -> Self {
+    fn new(inner: &'a Arc<Inner>, entry: &'a Arc<GrantEntry>, need: Need, seen: u64) -> Self {
         let number = inner.flights.fetch_add(1, Ordering::Relaxed);
         Self {
             inner,
@@ -94,7 +94,7 @@ impl<'a> Pilot<'a> {
         }
     }
 
-    async fn fly(mut self, seen: u64) -> (Ending, Moment) {
+    async fn fly(&mut self, seen: u64) -> Ending {
         tracing::debug!(grant = %self.entry.id, seen, need = ?self.plan.need, "refresh flight begins");
         let mut flight = Flight::new(self.plan.clone());
         let mut event = Event::Begin;
@@ -145,13 +145,15 @@ impl<'a> Pilot<'a> {
                     };
                     Event::Settled(self.stored(self.inner.store.settle(request)).await)
                 }
-                Effect::Revoke {
-                    granted,
-                    reauthorized,
-                } => {
-                    self.inner
-                        .revoke_void(self.entry.whose(), &granted.tokens, reauthorized)
-                        .await;
+                Effect::Revoke { granted, .. } => {
+                    // A task of its own: what stands now is known, and nobody waits for the
+                    // provider to hear of what does not.
+                    let (inner, entry) = (self.inner.clone(), self.entry.clone());
+                    self.inner.tracker.spawn(async move {
+                        inner
+                            .revoke_void(entry.whose(), &granted.tokens, true)
+                            .await;
+                    });
                     Event::Revoked
                 }
                 Effect::Sleep(pause) => {
@@ -161,10 +163,7 @@ impl<'a> Pilot<'a> {
                     }
                     Event::Woken
                 }
-                Effect::Finish(ending) => {
-                    self.unspool().await;
-                    return (ending, self.asked);
-                }
+                Effect::Finish(ending) => return ending,
             };
         }
     }
@@ -219,7 +218,7 @@ impl<'a> Pilot<'a> {
             store,
             observer,
             ..
-        } = self.inner;
+        } = &**self.inner;
         let patience = Patience {
             connect: config.connect_timeout.min(config.claim_ttl / 2),
             answer: config.answer_timeout,

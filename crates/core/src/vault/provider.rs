@@ -267,21 +267,18 @@ impl Inner {
         }
     }
 
-    /// Revokes an answer that came too late to be of use, where that harms nobody.
-    pub(super) async fn revoke_void(
-        &self,
-        whose: Whose<'_>,
-        tokens: &TokenSet,
-        reauthorized: bool,
-    ) {
+    /// Revokes tokens of a grant that is no more, where that harms nobody. `late`: they came with
+    /// an answer after the grant had been deleted or authorized anew.
+    pub(super) async fn revoke_void(&self, whose: Whose<'_>, tokens: &TokenSet, late: bool) {
         let Whose {
             grant, connector, ..
         } = whose;
         let (Some(revocation), Some(token)) = (&connector.revocation, &tokens.refresh_token) else {
             return;
         };
-        if reauthorized && revocation.scope == RevocationScope::User {
-            tracing::info!(%grant, "a void answer is not revoked: the new authorization would end with it");
+        // The user may have authorized anew meanwhile, also under another grant.
+        if late && revocation.scope == RevocationScope::User {
+            tracing::info!(%grant, "a void answer is not revoked: a new authorization would end with it");
             return;
         }
         let result = match self.client_at(whose, &revocation.url).await {

@@ -182,26 +182,23 @@ impl Vault {
             Ok(stamped) => match stamped.value {
                 CommitReply::Committed { row, .. } => {
                     tracing::info!(%grant, version = row.version, "adopted a token from the spool");
-                    None
+                    false
                 }
                 CommitReply::Superseded(_) => {
                     tracing::info!(%grant, "a spooled token was superseded");
-                    None
+                    false
                 }
-                CommitReply::Reauthorized(_) => Some(true),
-                CommitReply::Missing => Some(false),
+                CommitReply::Reauthorized(_) | CommitReply::Missing => true,
             },
         };
-        if let (Some(reauthorized), Some(connector)) =
-            (void, inner.catalogue.find(letter.connector.as_str()))
-        {
+        if void && let Some(connector) = inner.catalogue.find(letter.connector.as_str()) {
             let whose = Whose {
                 grant: &grant,
                 application: &letter.application,
                 connector,
                 settings: None,
             };
-            inner.revoke_void(whose, &tokens, reauthorized).await;
+            inner.revoke_void(whose, &tokens, true).await;
         }
         if let Err(why) = inner.spool.remove(name).await {
             tracing::warn!(%why, "an adopted spool entry is left behind; adopting it again is harmless");

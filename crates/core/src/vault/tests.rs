@@ -51,6 +51,7 @@ enum Act {
 struct Provider {
     clock: Arc<dyn Clock>,
     latency: Duration,
+    revoke_latency: Duration,
     lifetime: u64,
     acts: Mutex<Vec<Act>>,
     current: Mutex<u64>,
@@ -73,6 +74,7 @@ impl Transport for Provider {
             })
         };
         if request.url.path() == "/revoke" {
+            self.clock.sleep(self.revoke_latency).await;
             self.revocations.fetch_add(1, Ordering::SeqCst);
             return answer(200, HeaderMap::new(), String::new());
         }
@@ -159,12 +161,23 @@ mod tempdir {
 
 impl World {
     async fn new(policy: &str) -> Self {
+        Self::with_connector(&CONNECTOR.replace("POLICY", policy)).await
+    }
+
+    /// A provider whose revocations end all that a user has granted.
+    async fn user_scoped() -> Self {
+        let text = CONNECTOR.replace("POLICY", "revokes");
+        Self::with_connector(&text.replace(r#"scope = "grant""#, r#"scope = "user""#)).await
+    }
+
+    async fn with_connector(connector: &str) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let store = Arc::new(MemoryStore::new(clock.clone()));
         let keyring = Keyring::new(vec![Key::generate()]).unwrap();
         let provider = Arc::new(Provider {
             clock: clock.clone(),
             latency: Duration::from_millis(200),
+            revoke_latency: Duration::from_millis(30),
             lifetime: 600,
             acts: Mutex::default(),
             current: Mutex::new(1),
@@ -176,7 +189,7 @@ impl World {
         });
         let spool = tempdir::Folder::new();
         let key = ConnectionKey::new("app", "cust", "crm", "acme");
-        let vault = open(&store, &keyring, &provider, &clock, &spool, policy).await;
+        let vault = open_with(&store, &keyring, &provider, &clock, &spool, connector).await;
         vault
             .set_client(
                 &key.application,
@@ -249,10 +262,20 @@ async fn open(
     spool: &tempdir::Folder,
     policy: &str,
 ) -> Vault {
+    let connector = CONNECTOR.replace("POLICY", policy);
+    open_with(store, keyring, provider, clock, spool, &connector).await
+}
+
+async fn open_with(
+    store: &Arc<MemoryStore>,
+    keyring: &Keyring,
+    provider: &Arc<Provider>,
+    clock: &Arc<dyn Clock>,
+    spool: &tempdir::Folder,
+    connector: &str,
+) -> Vault {
     let mut catalogue = Catalogue::default();
-    catalogue
-        .add("acme.toml", &CONNECTOR.replace("POLICY", policy))
-        .unwrap();
+    catalogue.add("acme.toml", connector).unwrap();
     Vault::open(VaultParts {
         store: store.clone(),
         keyring: keyring.clone(),
@@ -559,6 +582,104 @@ async fn a_delete_in_flight_wins_and_its_answer_is_revoked() {
     ));
 }
 
+/// Found by the simulator: the flight revoked its void answer before it adopted the version that
+/// it knew of, and callers were served the old token meanwhile.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_revocation_of_a_void_answer() {
+    let world = World::new("revokes").await;
+    let other = world.other("revokes").await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    let (validated, ()) = tokio::join!(world.vault.validate(&world.key), async {
+        world.clock.sleep(Duration::from_millis(150)).await;
+        let import = Import {
+            access_token: Some(Secret::new("at-9")),
+            refresh_token: Some(Secret::new("rt-9")),
+            issued_at_ms: Some(i64::MAX),
+            expires_in: Some(Duration::from_secs(600)),
+            ..Import::default()
+        };
+        other.import(&world.key, import).await.unwrap();
+        // The late answer has come at 200 ms; its revocation is under way.
+        world.clock.sleep(Duration::from_millis(60)).await;
+        assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 0);
+        assert_eq!(world.token().await.unwrap(), "at-9");
+    });
+    assert_eq!(validated.unwrap().version(), 2);
+    world.pass(1).await;
+    assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
+}
+
+/// Found by the simulator: where a revocation ends all that a user has granted, the late answer
+/// to a refresh of a deleted grant took the user's new authorization with it.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_of_a_deleted_grant_spares_the_users_new_one() {
+    let world = World::user_scoped().await;
+    world.pass(700).await;
+    let (_, ()) = tokio::join!(world.token(), async {
+        world.clock.sleep(Duration::from_millis(50)).await;
+        world.vault.delete(&world.key).await.unwrap();
+        world.import(&world.key, "9").await;
+    });
+    world.pass(1).await;
+    // The deletion's own revocation, and none for the answer that came after it.
+    assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
+    assert_eq!(world.token().await.unwrap(), "at-9");
+}
+
+/// Found by the simulator: a flight tidied the spool before it published what it had committed.
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_is_served_before_the_spool_is_tidied() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    let parts = |spool: Arc<dyn Spool>| {
+        let mut catalogue = Catalogue::default();
+        let text = CONNECTOR.replace("POLICY", "revokes");
+        catalogue.add("acme.toml", &text).unwrap();
+        VaultParts {
+            store: world.store.clone(),
+            keyring: world.keyring.clone(),
+            transport: world.provider.clone(),
+            spool,
+            observer: Arc::new(Blind),
+            clock: world.clock.clone(),
+            chance: Arc::new(SeededChance::new(1)),
+            catalogue,
+            config: VaultConfig::default(),
+        }
+    };
+    let vault = Vault::open(parts(Arc::new(SlowSpool(world.clock.clone()))))
+        .await
+        .unwrap();
+    world.provider.store_dies.store(true, Ordering::SeqCst);
+    let (token, ()) = tokio::join!(vault.token(&world.key), async {
+        world.clock.sleep(Duration::from_secs(1)).await;
+        world.store.set_down(false);
+    });
+    assert_eq!(token.unwrap().version(), 2);
+    assert!(world.clock.now() < Moment(Duration::from_secs(700 + 30)));
+}
+
+/// A disk that takes a minute to forget an entry.
+#[derive(Debug)]
+struct SlowSpool(Arc<dyn Clock>);
+
+#[async_trait]
+impl Spool for SlowSpool {
+    async fn put(&self, _: &str, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+    async fn entries(&self) -> Result<Vec<crate::spool::Spooled>, String> {
+        Ok(Vec::new())
+    }
+    async fn remove(&self, _: &str) -> Result<(), String> {
+        self.0.sleep(Duration::from_secs(60)).await;
+        Ok(())
+    }
+    async fn set_aside(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_dies_during_the_refresh_loses_nothing() {
     let world = World::new("revokes").await;
@@ -720,6 +841,7 @@ async fn a_provider_that_grants_dead_tokens_is_not_asked_for_ever() {
     let provider = Arc::new(Provider {
         clock: clock.clone(),
         latency: Duration::from_millis(10),
+        revoke_latency: Duration::ZERO,
         lifetime: 0,
         acts: Mutex::default(),
         current: Mutex::new(1),

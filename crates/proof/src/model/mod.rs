@@ -8,6 +8,7 @@
 
 mod act;
 mod check;
+pub mod cli;
 mod mutant;
 mod provider;
 mod replica;
