@@ -285,7 +285,7 @@ impl World {
             }
         });
         !busy
-            && !(self.halted() && self.halted >= scope.halt)
+            && (!self.halted() || self.halted < scope.halt)
             && (self.now < scope.horizon || self.now < scope.horizon + 12 && self.someone_waits())
     }
 

@@ -104,14 +104,12 @@ impl Mutant {
             Self::CallerOwned => &[Kind::Leave],
             Self::NoSpool => &[Kind::Store, Kind::Crash],
             Self::NoVersionCheck | Self::NoVoid => &[Kind::Person, Kind::Store],
-            Self::NoEpochCheck
-            | Self::NoReRead
-            | Self::ForeignRelease
-            | Self::UseBeforeCommit
-            | Self::LateAnswerDropped
-            | Self::NoNotAfter
-            | Self::SnapshotGoesBack
-            | Self::LongGap => &[Kind::Pause, Kind::Wire, Kind::Force],
+            Self::SnapshotGoesBack => &[Kind::Person],
+            Self::NoReRead | Self::LateAnswerDropped | Self::NoNotAfter | Self::LongGap => {
+                &[Kind::Pause]
+            }
+            Self::NoEpochCheck | Self::ForeignRelease => &[Kind::Pause, Kind::Wire],
+            Self::UseBeforeCommit => &[],
         }
     }
 
