@@ -30,6 +30,7 @@ url = "https://id.acme.example/token"
 [refresh]
 rotation = "always"
 replay = { policy = "POLICY" }
+idle_lifetime_s = 864000
 [revocation]
 url = "https://id.acme.example/revoke"
 scope = "grant"
@@ -44,6 +45,10 @@ enum Act {
     Refuse,
     Throttle(u64),
     NotSent,
+    /// Thinks for this long, then grants.
+    Think(Duration),
+    /// Grants without a word about the lifetime.
+    NoLifetime,
 }
 
 /// A provider with strict rotation: only the newest refresh token works, once.
@@ -83,13 +88,14 @@ impl Transport for Provider {
             return Err(TransportError::NotSent("connection refused".to_owned()));
         }
         self.clock.sleep(self.latency / 2).await;
-        match act {
+        match &act {
             Some(Act::Throttle(seconds)) => {
                 let headers = [(http::header::RETRY_AFTER, seconds.into())]
                     .into_iter()
                     .collect();
                 return answer(429, headers, String::new());
             }
+            Some(Act::Think(time)) => self.clock.sleep(*time).await,
             Some(Act::Refuse) => {
                 return answer(
                     400,
@@ -119,9 +125,15 @@ impl Transport for Provider {
             self.store.set_down(true);
         }
         self.clock.sleep(self.latency / 2).await;
-        if let Some(Act::Lose) = act {
+        if matches!(act, Some(Act::Lose)) {
             return Err(TransportError::NoAnswer("connection reset".to_owned()));
         }
+        let reply = match (reply, act) {
+            (Some(body), Some(Act::NoLifetime)) => body
+                .split_once(",\"expires_in\"")
+                .map(|(kept, _)| format!("{kept}}}")),
+            (reply, _) => reply,
+        };
         match reply {
             Some(body) => answer(200, HeaderMap::new(), body),
             None => answer(
@@ -345,6 +357,60 @@ async fn processes_on_one_store_cause_one_refresh() {
             assert_eq!(result.unwrap().secret().expose(), "at-2");
         }
     }
+    assert_eq!(world.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_extended_while_the_provider_thinks() {
+    let world = World::new("harmless").await;
+    world.pass(700).await;
+    // More than twice a claim's length: whoever took over would send a second time.
+    *lock(&world.provider.acts) = vec![Act::Think(Duration::from_secs(50))];
+    let other = world.other("harmless").await;
+    let _ = tokio::join!(world.vault.token(&world.key), async {
+        for _ in 0..3 {
+            let _ = other.token(&world.key).await;
+        }
+    });
+    assert_eq!(other.token(&world.key).await.unwrap().version(), 2);
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    assert_eq!(world.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_token_does_not_wait_for_a_refresh_under_way() {
+    let world = World::new("harmless").await;
+    *lock(&world.provider.acts) = vec![Act::Think(Duration::from_secs(20))];
+    let (forced, ()) = tokio::join!(world.vault.validate(&world.key), async {
+        world.pass(1).await;
+        let before = world.clock.now();
+        assert_eq!(world.token().await.unwrap(), "at-1");
+        assert_eq!(world.clock.now(), before);
+    });
+    assert_eq!(forced.unwrap().version(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_unsaid_life_is_refreshed_by_the_connectors_assumption() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::NoLifetime];
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    // An hour is assumed where the connector says nothing: neither for ever nor each time.
+    world.pass(3000).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    world.pass(600).await;
+    assert_eq!(world.token().await.unwrap(), "at-3");
+    assert_eq!(world.refreshes(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_grant_is_kept_alive() {
+    let world = World::new("revokes").await;
+    world.vault.start_upkeep();
+    world.pass(4 * 86_400).await;
+    assert_eq!(world.refreshes(), 0);
+    world.pass(2 * 86_400).await;
     assert_eq!(world.refreshes(), 1);
 }
 

@@ -121,6 +121,8 @@ fn words(kind: EventKind) -> Option<&'static str> {
         EventKind::Dropped => "the caller is gone",
         EventKind::Hanging | EventKind::Fault | EventKind::Released | EventKind::Expired => "fault",
         // A replay shows as what comes of it.
-        EventKind::Issued | EventKind::Answered | EventKind::Replay | EventKind::Lost => return None,
+        EventKind::Issued | EventKind::Answered | EventKind::Replay | EventKind::Lost => {
+            return None;
+        }
     })
 }

@@ -150,7 +150,11 @@ impl TestVault {
 
     /// Waits until a server listens.
     pub(crate) async fn started(&self, command: Command) -> Server {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
         let mut child = tokio::process::Command::from(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -9,6 +9,7 @@ mod chaos;
 mod cli;
 mod crash;
 mod demo;
+mod docs;
 mod gateway;
 mod harness;
 mod oidc_provider;

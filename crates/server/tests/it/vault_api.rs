@@ -333,3 +333,28 @@ async fn health_readiness_and_unknown_routes() {
         .error(405, "RequestValidationError");
     assert!(server.stop().await.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_provider_holds_nothing_of_the_store() {
+    let (sandbox, vault, server) = world(GRACE).await;
+    import(&sandbox, &server, Duration::from_millis(10)).await;
+    sandbox.inject(Fault::HangBeforeRotation, 1);
+    let stuck = server.proxy(Method::GET, "/x").try_send();
+    let (answer, ()) = tokio::join!(stuck, async {
+        sandbox.when(|books| books.total.hanging == 1).await;
+        // Other grants are imported, refreshed and deleted meanwhile.
+        for number in 0..20 {
+            let place = format!("consumer{number}/sandbox");
+            let client = SandboxConfig::default().client_id;
+            vault.import(
+                &place,
+                &sandbox.issue_expiring(&client, Duration::from_millis(10)),
+                HOUR,
+            );
+            assert!(vault.run(&["token", &place]).status.success());
+        }
+        sandbox.release();
+    });
+    assert_eq!(answer.unwrap().status, 200);
+    assert_eq!(sandbox.books().total.refreshes_granted, 21);
+}
