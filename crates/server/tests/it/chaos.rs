@@ -30,44 +30,70 @@ async fn kills_stops_and_faults_break_no_promise() {
         access_ttl: Duration::from_secs(3),
         claim_ttl: Duration::from_secs(2),
         faults: true,
+        wrong_policies: false,
         seed: 20_261_123,
     };
     let report = crash::run(&options).await.unwrap();
     assert!(report.violations.is_empty(), "{report}");
-    assert!(report.chaos.kills > 0 && report.tally.committed > 0, "{report}");
+    assert!(
+        report.chaos.kills > 0 && report.tally.committed > 0,
+        "{report}"
+    );
 }
 
 /// A vault whose only token has run out, and a provider that takes a second over each refresh.
 async fn world(policy: &str, rotation: Rotation) -> (Sandbox, TestVault) {
-    let config = SandboxConfig { access_ttl: HOUR, token_latency: Duration::from_secs(1), rotation, ..SandboxConfig::default() };
+    let config = SandboxConfig {
+        access_ttl: HOUR,
+        token_latency: Duration::from_secs(1),
+        rotation,
+        ..SandboxConfig::default()
+    };
     let sandbox = Sandbox::start(config).await.unwrap();
     let vault = TestVault::with_sandbox(&sandbox, policy);
-    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_millis(10));
+    let tokens = sandbox.issue_expiring(
+        &SandboxConfig::default().client_id,
+        Duration::from_millis(10),
+    );
     vault.import("acme/sandbox", &tokens, HOUR);
     tokio::time::sleep(Duration::from_millis(20)).await;
     (sandbox, vault)
 }
 
 async fn serves(server: &Server) {
-    let answer = server.proxy(Method::GET, "/x").header("x-apideck-timeout", "40000").send().await;
+    let answer = server
+        .proxy(Method::GET, "/x")
+        .header("x-apideck-timeout", "40000")
+        .send()
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 fn version(vault: &TestVault) -> u64 {
-    vault.json(&["connections", "show", "acme/sandbox", "--json"])["grant"]["version"].as_u64().unwrap()
+    vault.json(&["connections", "show", "acme/sandbox", "--json"])["grant"]["version"]
+        .as_u64()
+        .unwrap()
 }
 
 fn spooled(vault: &TestVault) -> Vec<String> {
     let entries = std::fs::read_dir(vault.path().join("spool"));
-    let names = entries.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| !Path::new(name).extension().is_some_and(|end| end == "part")).collect()
+    let names = entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| Path::new(name).extension().is_none_or(|end| end != "part"))
+        .collect()
 }
 
 /// A server whose files can be kept from growing while it runs: `SIGXFSZ` must not end it.
 async fn serve_limited(vault: &TestVault) -> Server {
     let serve = vault.serve_command(&[]);
     let mut shell = Command::new("sh");
-    shell.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(serve.get_program()).args(serve.get_args());
+    shell
+        .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+        .arg(serve.get_program())
+        .args(serve.get_args());
     for (name, value) in serve.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
@@ -80,7 +106,10 @@ async fn serve_limited(vault: &TestVault) -> Server {
 /// Changes how large the files of a server may grow.
 fn limit_files(server: &Server, bytes: &str) {
     let pid = server.child.id().unwrap().to_string();
-    let output = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:")]).output().unwrap();
+    let output = Command::new("prlimit")
+        .args(["--pid", &pid, &format!("--fsize={bytes}:")])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
 }
 
@@ -90,9 +119,13 @@ async fn a_store_that_is_full_when_the_answer_comes_leaves_it_in_the_spool() {
     let mut server = serve_limited(&vault).await;
     let asked = server.proxy(Method::GET, "/x").try_send();
     let (_, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(5), asked), async {
-        sandbox.when(|books| books.total.refresh_requests == 1).await;
+        sandbox
+            .when(|books| books.total.refresh_requests == 1)
+            .await;
         // The claim is on record and the provider thinks: from now on the store cannot grow.
-        let size = std::fs::metadata(vault.path().join("vault.db-wal")).unwrap().len();
+        let size = std::fs::metadata(vault.path().join("vault.db-wal"))
+            .unwrap()
+            .len();
         limit_files(&server, &size.to_string());
     });
     assert_eq!(spooled(&vault).len(), 1, "{}", vault.log());
@@ -102,13 +135,21 @@ async fn a_store_that_is_full_when_the_answer_comes_leaves_it_in_the_spool() {
     serves(&next).await;
     assert_eq!((spooled(&vault), version(&vault)), (Vec::new(), 2));
     let books = sandbox.books().total;
-    assert_eq!((books.refresh_requests, books.refreshes_granted, books.replays_refused), (1, 1, 0));
+    assert_eq!(
+        (
+            books.refresh_requests,
+            books.refreshes_granted,
+            books.replays_refused
+        ),
+        (1, 1, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_takes_no_writes_serves_what_lives_and_sends_nothing() {
     let (sandbox, vault) = world(GRACE, Rotation::Revokes).await;
-    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(25));
+    let tokens =
+        sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(25));
     vault.import("acme/sandbox", &tokens, HOUR);
     let server = serve_limited(&vault).await;
     limit_files(&server, "0");
@@ -131,11 +172,26 @@ impl Mount {
     fn tmpfs(folder: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(folder).unwrap();
         let mount = Self(folder.to_owned());
-        mount.run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tokenward-test"]).then_some(mount)
+        mount
+            .run(
+                "mount",
+                &[
+                    "-t",
+                    "tmpfs",
+                    "-o",
+                    &format!("size={size},mode=0700"),
+                    "tokenward-test",
+                ],
+            )
+            .then_some(mount)
     }
 
     fn run(&self, program: &str, args: &[&str]) -> bool {
-        Command::new(program).args(args).arg(&self.0).output().is_ok_and(|output| output.status.success())
+        Command::new(program)
+            .args(args)
+            .arg(&self.0)
+            .output()
+            .is_ok_and(|output| output.status.success())
     }
 }
 
@@ -147,9 +203,17 @@ impl Drop for Mount {
 
 /// A vault like the given one, on a file system of its own.
 fn moved(vault: &TestVault, size: &str) -> Option<(Mount, TestVault)> {
-    let mut other = TestVault { folder: tempfile::TempDir::new().unwrap(), key: vault.key.clone() };
+    let mut other = TestVault {
+        folder: tempfile::TempDir::new().unwrap(),
+        key: vault.key.clone(),
+    };
     let mount = Mount::tmpfs(other.path(), size)?;
-    let copied = Command::new("cp").arg("-a").arg(vault.path().join(".")).arg(other.path()).output().unwrap();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(vault.path().join("."))
+        .arg(other.path())
+        .output()
+        .unwrap();
     assert!(copied.status.success(), "{}", said(&copied));
     other.key.clone_from(&vault.key);
     Some((mount, other))
@@ -163,9 +227,14 @@ async fn a_full_disk_loses_nothing_and_room_mends_it() {
     };
     let server = vault.serve(&[]).await;
     let filler = vault.path().join("filler");
-    let waiting = server.proxy(Method::GET, "/x").header("x-apideck-timeout", "20000").send();
+    let waiting = server
+        .proxy(Method::GET, "/x")
+        .header("x-apideck-timeout", "20000")
+        .send();
     let (answer, ()) = tokio::join!(waiting, async {
-        sandbox.when(|books| books.total.refresh_requests == 1).await;
+        sandbox
+            .when(|books| books.total.refresh_requests == 1)
+            .await;
         // Ends when nothing more fits. Neither the store nor the spool have any room now.
         assert!(std::fs::write(&filler, vec![0; 8 << 20]).is_err());
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -187,9 +256,17 @@ async fn a_read_only_store_is_a_loud_error_at_the_start() {
     };
     assert!(mount.run("mount", &["-o", "remount,ro"]));
     let output = vault.run(&["token", "acme/sandbox"]);
-    assert!(!output.status.success() && said(&output).contains("can only be read"), "{}", said(&output));
+    assert!(
+        !output.status.success() && said(&output).contains("can only be read"),
+        "{}",
+        said(&output)
+    );
     let output = vault.run(&["serve", "--listen", "127.0.0.1:0"]);
-    assert!(!output.status.success() && said(&output).contains("can only be read"), "{}", said(&output));
+    assert!(
+        !output.status.success() && said(&output).contains("can only be read"),
+        "{}",
+        said(&output)
+    );
     assert_eq!(sandbox.books().total.token_requests, 0);
 }
 
@@ -199,8 +276,12 @@ async fn corrupt_spool_entries_are_put_aside_and_the_rest_is_adopted() {
     let mut server = serve_limited(&vault).await;
     let asked = server.proxy(Method::GET, "/x").try_send();
     let (_, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(4), asked), async {
-        sandbox.when(|books| books.total.refresh_requests == 1).await;
-        let size = std::fs::metadata(vault.path().join("vault.db-wal")).unwrap().len();
+        sandbox
+            .when(|books| books.total.refresh_requests == 1)
+            .await;
+        let size = std::fs::metadata(vault.path().join("vault.db-wal"))
+            .unwrap()
+            .len();
         limit_files(&server, &size.to_string());
     });
     server.child.kill().await.unwrap();
@@ -209,22 +290,41 @@ async fn corrupt_spool_entries_are_put_aside_and_the_rest_is_adopted() {
     let bytes = std::fs::read(spool.join(&good)).unwrap();
     let mut altered = bytes.clone();
     altered[bytes.len() / 2] ^= 1;
-    for (name, bytes) in [("a-cut", &bytes[..bytes.len() / 2]), ("b-altered", &altered), ("c-empty", b""), ("d-noise", &[0xff; 64])] {
+    for (name, bytes) in [
+        ("a-cut", &bytes[..bytes.len() / 2]),
+        ("b-altered", &altered),
+        ("c-empty", b""),
+        ("d-noise", &[0xff; 64]),
+    ] {
         std::fs::write(spool.join(format!("{name}.spooled")), bytes).unwrap();
     }
     let next = vault.serve(&[]).await;
     serves(&next).await;
     let mut left = spooled(&vault);
     left.sort();
-    assert_eq!(left, ["a-cut.unreadable", "b-altered.unreadable", "c-empty.unreadable", "d-noise.unreadable"]);
-    assert_eq!((version(&vault), sandbox.books().total.refresh_requests), (2, 1));
+    assert_eq!(
+        left,
+        [
+            "a-cut.unreadable",
+            "b-altered.unreadable",
+            "c-empty.unreadable",
+            "d-noise.unreadable"
+        ]
+    );
+    assert_eq!(
+        (version(&vault), sandbox.books().total.refresh_requests),
+        (2, 1)
+    );
     assert!(vault.log().contains("is corrupt; it is put aside"));
 }
 
 /// libfaketime, whose offset can be changed while a process runs.
 fn with_clock(vault: &TestVault, mut command: Command) -> Option<Command> {
-    let library = ["x86_64", "aarch64"].map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"));
-    let library = library.into_iter().find(|library| Path::new(library).exists())?;
+    let library = ["x86_64", "aarch64"]
+        .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"));
+    let library = library
+        .into_iter()
+        .find(|library| Path::new(library).exists())?;
     command
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", vault.path().join("faketime"))
@@ -250,7 +350,10 @@ async fn a_wall_clock_that_jumps_costs_at_most_a_refresh() {
     for offset in ["+2h", "-2h", "+0"] {
         set_clock(&vault, offset);
         serves(&server).await;
-        let output = with_clock(&vault, vault.command(&["token", "acme/sandbox"])).unwrap().output().unwrap();
+        let output = with_clock(&vault, vault.command(&["token", "acme/sandbox"]))
+            .unwrap()
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{offset}: {}", said(&output));
         // What a process with another idea of time refreshed is served by all.
         serves(&server).await;
@@ -277,8 +380,14 @@ async fn a_wall_clock_that_jumps_back_does_not_prolong_a_dead_owners_claim() {
     );
     server.child.kill().await.unwrap();
     set_clock(&vault, "-2h");
-    let next = vault.started(with_clock(&vault, vault.serve_command(&claim)).unwrap()).await;
-    let answer = next.proxy(Method::GET, "/x").header("x-apideck-timeout", "20000").send().await;
+    let next = vault
+        .started(with_clock(&vault, vault.serve_command(&claim)).unwrap())
+        .await;
+    let answer = next
+        .proxy(Method::GET, "/x")
+        .header("x-apideck-timeout", "20000")
+        .send()
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(sandbox.books().total.replays_allowed, 1);
 }

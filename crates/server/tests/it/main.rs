@@ -1,5 +1,10 @@
 //! Whole processes: `tokenward serve` and the command line against real OAuth servers.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop where it stands"
+)]
+
 mod chaos;
 mod cli;
 mod crash;
