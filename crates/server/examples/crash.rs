@@ -49,6 +49,9 @@ struct Options {
     /// Without faults at the provider
     #[arg(long)]
     no_faults: bool,
+    /// Tell tokenward that every provider is harmless: the judge must find what comes of it
+    #[arg(long)]
+    wrong_policies: bool,
     /// The schedule [default: a new one]
     #[arg(long)]
     seed: Option<u64>,
@@ -82,6 +85,7 @@ fn main() -> anyhow::Result<ExitCode> {
         access_ttl: Duration::from_secs(options.access_ttl),
         claim_ttl: Duration::from_millis(options.claim_ttl_ms),
         faults: !options.no_faults,
+        wrong_policies: options.wrong_policies,
         seed: options
             .seed
             .unwrap_or_else(|| u64::from(std::process::id())),

@@ -233,8 +233,8 @@ mod tests {
         #[test]
         fn any_template_is_read(text in "([a-z/:]|[{}.]|\\{(client|token|settings)\\.[a-z]{1,2}\\}){0,12}", value in ".{0,8}") {
             let Ok(template) = Template::parse(&text) else { return Ok(()) };
-            proptest::prop_assert_eq!(template.to_string(), text.clone());
-            proptest::prop_assert_eq!(Template::parse(&text).unwrap(), template.clone());
+            proptest::prop_assert_eq!(&template.to_string(), &text);
+            proptest::prop_assert_eq!(&Template::parse(&text).unwrap(), &template);
             let values: BTreeMap<_, _> = ('a'..='z')
                 .flat_map(|a| std::iter::once(a.to_string()).chain(('a'..='z').map(move |b| format!("{a}{b}"))))
                 .map(|name| (name, value.clone()))

@@ -30,6 +30,7 @@ async fn kills_stops_and_faults_break_no_promise() {
         access_ttl: Duration::from_secs(3),
         claim_ttl: Duration::from_secs(2),
         faults: true,
+        wrong_policies: false,
         seed: 20_261_123,
     };
     let report = crash::run(&options).await.unwrap();
@@ -81,7 +82,7 @@ fn spooled(vault: &TestVault) -> Vec<String> {
         .flatten()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names
-        .filter(|name| !Path::new(name).extension().is_some_and(|end| end == "part"))
+        .filter(|name| Path::new(name).extension().is_none_or(|end| end != "part"))
         .collect()
 }
 

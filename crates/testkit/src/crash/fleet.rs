@@ -35,12 +35,15 @@ pub(super) struct Process {
     pid: u32,
 }
 
+/// A child until somebody kills it or waits for it.
+type Held = Arc<Mutex<Option<Child>>>;
+
 /// Processes by name. Those that are about to be killed are taken out first, so that whoever
 /// finds one gone knows why a connection broke.
 pub(super) struct Fleet {
     pub(super) world: Arc<World>,
     claim_ttl: Duration,
-    running: Mutex<BTreeMap<String, (Process, Arc<Mutex<Option<Child>>>)>>,
+    running: Mutex<BTreeMap<String, (Process, Held)>>,
     lives: Mutex<BTreeMap<String, Life>>,
     /// Stopped now: neither killed nor reaped, so that its number stays its own.
     paused: Mutex<BTreeSet<String>>,
@@ -144,12 +147,7 @@ impl Fleet {
         format!("{prefix}-{}", self.names.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn enter(
-        &self,
-        via: String,
-        server: Option<(usize, String)>,
-        child: Child,
-    ) -> Arc<Mutex<Option<Child>>> {
+    fn enter(&self, via: String, server: Option<(usize, String)>, child: Child) -> Held {
         let pid = child.id().unwrap_or_default();
         let held = Arc::new(Mutex::new(Some(child)));
         lock(&self.lives).insert(via.clone(), Life::default());

@@ -423,16 +423,18 @@ impl Court<'_> {
         let maker = uses
             .iter()
             .find(|used| used.issued.is_some() && used.issued == again.presented);
-        let (issued, early) = match maker {
+        let (issued, early, access) = match maker {
             Some(used) => (
                 used.granted.unwrap_or(used.seen),
                 used.granted.map_or(0, |granted| granted - used.seen),
+                used.access,
             ),
             None => {
                 let made = |event: &&TimelineEvent| {
                     event.kind == EventKind::Issued && event.grant == Some(family)
                 };
-                (events.iter().find(made).map_or(0, |event| event.at_ms), 0)
+                let made = events.iter().find(made);
+                (made.map_or(0, |event| event.at_ms), 0, Some(AccessId(0)))
             }
         };
         let dead_from = (issued + place.access_ttl_ms)
@@ -440,7 +442,8 @@ impl Court<'_> {
         let rejected = events.iter().any(|event| {
             event.kind == EventKind::ApiRefused
                 && event.grant == Some(family)
-                && (issued..=again.seen + SLACK_MS).contains(&event.at_ms)
+                && event.access == access
+                && event.at_ms <= again.seen
         });
         if again.seen < dead_from && !rejected {
             let what = format!(
@@ -454,6 +457,9 @@ impl Court<'_> {
 
     /// A refusal needs an answer that was lost before it, with a provider that minds; or a fault.
     fn refusals(&mut self, place: &Place, family: GrantId, uses: &[Use], losses: &[Option<Loss>]) {
+        // A family that a repetition has revoked refuses whatever comes later, such as the answer
+        // that a stopped owner brought home.
+        let mut revoked = false;
         for (at, used) in uses.iter().enumerate() {
             if !used.refused
                 || used
@@ -467,7 +473,9 @@ impl Court<'_> {
             let lost = uses[..at].iter().zip(losses).any(|(earlier, loss)| {
                 earlier.presented == used.presented && earlier.granted.is_some() && loss.is_some()
             });
-            if !(minds && lost) {
+            if minds && lost {
+                revoked |= place.rotation == Rotation::Revokes;
+            } else if !revoked {
                 let what = format!(
                     "request {} by {} was refused, and no lost answer explains it",
                     used.request, used.via

@@ -156,7 +156,6 @@ fn an_answer_that_died_with_its_process_is_explained() {
         (2, 1, 1)
     );
     // But not if the process went on to ask again.
-    let mut story = story;
     story.evidence.lives.clear();
     story.is_accused("its answer was dropped");
 }
@@ -218,4 +217,21 @@ fn without_rotation_the_numbers_must_add_up() {
     story.is_accused("1 answers were dropped");
     story.kill("a", 4010);
     assert_eq!(story.is_fine().lost_with_process, 1);
+}
+
+#[test]
+fn a_revoked_family_refuses_what_a_stopped_owner_brought_home() {
+    let mut story = Story::new(Rotation::Revokes, 2);
+    let slow = story.seen(1000, "a", 0);
+    let brought = story.granted(slow, 1001);
+    story.then(EventKind::Answered, slow, 1002);
+    let life = story.evidence.lives.entry("a".to_owned()).or_default();
+    life.stopped.push((1000, 4500));
+    let again = story.seen(4100, "b", 0);
+    story.then(EventKind::Refused, again, 4101);
+    story.then(EventKind::Answered, again, 4101);
+    let last = story.seen(4600, "a", brought);
+    story.then(EventKind::Refused, last, 4601);
+    story.then(EventKind::Answered, last, 4601);
+    assert_eq!(story.is_fine().refused, 2);
 }

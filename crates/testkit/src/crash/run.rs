@@ -52,6 +52,8 @@ pub struct CrashOptions {
     pub claim_ttl: Duration,
     /// Whether the provider misbehaves, too.
     pub faults: bool,
+    /// Whether the vault is told that every provider is harmless, so that the judge is tested.
+    pub wrong_policies: bool,
     /// The seed of the schedule.
     pub seed: u64,
 }
@@ -74,6 +76,7 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
         &options.environment,
         options.grants,
         options.access_ttl,
+        options.wrong_policies,
     );
     let world = Arc::new(world.await?);
     let fleet = Arc::new(Fleet::new(world.clone(), options.claim_ttl));

@@ -87,6 +87,7 @@ pub(super) struct World {
     program: PathBuf,
     environment: Vec<(String, String)>,
     access_ttl: Duration,
+    wrong_policies: bool,
 }
 
 impl World {
@@ -96,6 +97,7 @@ impl World {
         environment: &[(String, String)],
         grants: usize,
         access_ttl: Duration,
+        wrong_policies: bool,
     ) -> io::Result<Self> {
         let sandbox = Sandbox::start(SandboxConfig {
             access_ttl,
@@ -112,6 +114,7 @@ impl World {
             program: program.to_owned(),
             environment: environment.to_vec(),
             access_ttl,
+            wrong_policies,
         };
         std::fs::create_dir(world.path().join("logs"))?;
         world.connectors("setup")?;
@@ -172,6 +175,12 @@ impl World {
         let folder = self.connector_folder(via);
         std::fs::create_dir_all(&folder)?;
         for Kind { id, replay, .. } in KINDS {
+            let harmless = "rotation = \"always\"\nreplay = { policy = \"harmless\" }";
+            let replay = if self.wrong_policies {
+                harmless
+            } else {
+                replay
+            };
             let text = format!(
                 r#"id = "{id}"
 name = "Sandbox, {id}"

@@ -45,7 +45,8 @@ async fn admit(State(shared): State<Arc<Shared>>, mut request: Request, next: Ne
         .map(|(_, token)| token.trim().to_owned());
     let (known, live) = shared.read(|state, now| {
         let token = token.as_deref().unwrap_or_default();
-        (state.grant_of(token), state.live_access(token, now))
+        let known = state.access.get(token).copied();
+        (known, state.live_access(token, now))
     });
     let response = match live {
         Some(grant) => {

@@ -137,7 +137,7 @@ pub struct TimelineEvent {
     /// The refresh token presented, by its number in the family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<RefreshId>,
-    /// The access token that was issued, by its number in the family.
+    /// The access token that was issued, or that the API refused, by its number in the family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<AccessId>,
     /// The refresh token that was issued; none if the presented one stays.
@@ -240,12 +240,11 @@ impl Timeline {
             request,
             grant,
             token,
-            granted,
+            access,
+            issued,
             via,
             note,
         } = event;
-        let (access, issued) =
-            granted.map_or((None, None), |(access, issued)| (Some(access), issued));
         let event = TimelineEvent {
             at_ms: millis::as_millis(now),
             kind,
@@ -278,7 +277,8 @@ pub(super) struct Note {
     request: Option<u64>,
     grant: Option<GrantId>,
     token: Option<RefreshId>,
-    granted: Option<(AccessId, Option<RefreshId>)>,
+    access: Option<AccessId>,
+    issued: Option<RefreshId>,
     via: Option<String>,
     note: Option<String>,
 }
@@ -290,7 +290,8 @@ impl Note {
             request: None,
             grant,
             token: None,
-            granted: None,
+            access: None,
+            issued: None,
             via: None,
             note: None,
         }
@@ -307,7 +308,13 @@ impl Note {
     }
 
     pub(super) fn granted(mut self, access: AccessId, refresh: Option<RefreshId>) -> Self {
-        self.granted = Some((access, refresh));
+        self.access = Some(access);
+        self.issued = refresh;
+        self
+    }
+
+    pub(super) fn access(mut self, access: Option<AccessId>) -> Self {
+        self.access = access;
         self
     }
 

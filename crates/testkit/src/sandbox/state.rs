@@ -179,7 +179,14 @@ impl State {
             .then_some(grant)
     }
 
-    pub(super) fn count_api(&mut self, grant: Option<GrantId>, refused: bool, now: Duration) {
+    /// An API call ended, with an access token that was issued once or another.
+    pub(super) fn count_api(
+        &mut self,
+        known: Option<(GrantId, AccessId)>,
+        refused: bool,
+        now: Duration,
+    ) {
+        let grant = known.map(|(grant, _)| grant);
         self.books.count(grant, |counts| {
             if refused {
                 counts.api_refused += 1;
@@ -188,7 +195,8 @@ impl State {
             }
         });
         if refused {
-            self.note(now, Note::new(EventKind::ApiRefused, grant));
+            let access = known.map(|(_, access)| access);
+            self.note(now, Note::new(EventKind::ApiRefused, grant).access(access));
         }
     }
 
