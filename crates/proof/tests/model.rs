@@ -32,6 +32,13 @@ fn every_promise_holds_with_a_revoking_provider() {
     holds(Policy::Revokes);
 }
 
+/// The engine once sent a spent token again because of a 401 that an older version had got.
+#[test]
+fn a_late_401_report_is_not_taken_for_the_newest_version() {
+    let report = explore(&Scope::late_rejection());
+    assert!(report.violations.is_empty(), "{report:#?}");
+}
+
 #[test]
 fn every_mutant_is_caught_by_the_promise_that_its_safeguard_keeps() {
     for mutant in Mutant::ALL {

@@ -232,6 +232,18 @@ impl Scope {
         ]
     }
 
+    /// One caller who refreshes, loses the answer to the next refresh, and then reports a 401:
+    /// where a bug of the engine was found.
+    pub fn late_rejection() -> Self {
+        Self {
+            replicas: 1,
+            asks: 3,
+            disturbances: 2,
+            kinds: &[Kind::Wire, Kind::Report],
+            ..Self::small(Policy::Revokes)
+        }
+    }
+
     /// As small as a mutant can be caught in.
     pub fn mutated(mutant: Mutant) -> Self {
         let small = Self {
@@ -241,8 +253,10 @@ impl Scope {
             ..Self::small(mutant.policy())
         };
         match mutant {
-            // A version, a lost answer on the next, and then the 401.
-            Mutant::StaleRejection => Self { asks: 2, ..small },
+            Mutant::StaleRejection => Self {
+                mutant: Some(mutant),
+                ..Self::late_rejection()
+            },
             _ => small,
         }
     }
