@@ -145,6 +145,9 @@ pub(crate) struct Inner {
     flights: AtomicU64,
     grants: papaya::HashMap<GrantId, Arc<GrantEntry>>,
     connections: papaya::HashMap<ConnectionKey, Arc<Resolved>>,
+    /// Grows with all that is heard of changes: what was read before and is kept after it may be
+    /// out of date.
+    heard: AtomicU64,
     gates: Mutex<HashMap<(ApplicationId, ConnectorId), Gate>>,
     agenda: Mutex<keeper::Agenda>,
     /// Spool entries whose flights are still at it.
@@ -207,6 +210,7 @@ impl Vault {
                 flights: AtomicU64::new(0),
                 grants: papaya::HashMap::new(),
                 connections: papaya::HashMap::new(),
+                heard: AtomicU64::new(0),
                 gates: Mutex::default(),
                 agenda: Mutex::default(),
                 spooling: Mutex::default(),

@@ -105,7 +105,8 @@ impl Vault {
         loop {
             match self.inner.store.changes(since).await {
                 Ok(changes) => {
-                    if changes.gap {
+                    // Of what changed before the first position nobody tells.
+                    if changes.gap || since.is_none() {
                         self.forget_all();
                     }
                     // What failed to be read is forgotten, so that it is read when it is needed.

@@ -1,6 +1,13 @@
 //! From a connection's name to all that a request needs to know of it, cached.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
 
 use serde_json::{Map, Value};
 
@@ -89,16 +96,24 @@ impl Vault {
         if let Some(resolved) = self.inner.connections.pin().get(key) {
             return Ok(resolved.clone());
         }
+        let heard = self.inner.heard.load(Ordering::SeqCst);
         let resolved = Arc::new(self.inner.look_up(key).await?);
         self.inner
             .connections
             .pin()
             .insert(key.clone(), resolved.clone());
+        // A change may have been heard of between the reading and the keeping.
+        if self.inner.heard_since(heard) {
+            self.inner.connections.pin().remove(key);
+        }
         Ok(resolved)
     }
 
     /// Takes note of changes: copies in memory are brought up to date or forgotten.
     pub(super) async fn apply(&self, changes: &[Change]) -> Result<(), TokenError> {
+        if !changes.is_empty() {
+            self.inner.hear();
+        }
         for change in changes {
             match change {
                 Change::Grant(id) => {
@@ -124,12 +139,25 @@ impl Vault {
 
     /// Forgets every copy.
     pub(super) fn forget_all(&self) {
+        self.inner.hear();
         self.inner.connections.pin().clear();
         self.inner.grants.pin().clear();
     }
 }
 
 impl Inner {
+    /// Something has changed. Called before the copies are looked through: a copy that is missed
+    /// then, because it is only about to be kept, is checked by who keeps it.
+    fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    fn heard_since(&self, heard: u64) -> bool {
+        fence(Ordering::SeqCst);
+        self.heard.load(Ordering::SeqCst) != heard
+    }
+
     async fn look_up(&self, key: &ConnectionKey) -> Result<Resolved, TokenError> {
         let connection = self
             .store
@@ -169,6 +197,7 @@ impl Inner {
         if let Some(entry) = self.grants.pin().get(id) {
             return Ok(Some(entry.clone()));
         }
+        let heard = self.heard.load(Ordering::SeqCst);
         let asked = self.clock.now();
         let stamped = self.store.grant(id).await?;
         let Some(row) = stamped.value else {
@@ -179,6 +208,9 @@ impl Inner {
         // Two who read at once: the first one's entry stands, brought up to the newer row.
         let entry = self.grants.pin().get_or_insert(id.clone(), entry).clone();
         self.adopt(&entry, &row, stamped.at, asked)?;
+        if self.heard_since(heard) {
+            self.reload(&entry).await?;
+        }
         self.plan_ahead(&entry, &entry.snapshot());
         Ok(Some(entry))
     }
