@@ -1,5 +1,5 @@
 # The one entry for people and CI. `make help` lists the targets.
-.PHONY: help demo deps test unit lint fmt docs bench prune
+.PHONY: help demo deps test unit lint fmt bench prove
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -25,6 +25,11 @@ lint: ## Format, clippy, documentation, dependency bans
 
 fmt: ## Format everything
 	cargo fmt --all
+
+SEEDS ?= 200
+KILLS ?= 500
+prove: ## Look harder for what breaks the promise (SEEDS=n KILLS=n): model, simulation, real processes
+	scripts/prove.sh $(SEEDS) $(KILLS)
 
 bench: ## Requests per second: nginx, a bare hyper proxy and Tokenward, side by side
 	scripts/deps.sh bench

@@ -90,7 +90,7 @@ impl Transport for Provider {
         self.clock.sleep(self.latency / 2).await;
         match &act {
             Some(Act::Throttle(seconds)) => {
-                let headers = [(http::header::RETRY_AFTER, seconds.into())]
+                let headers = [(http::header::RETRY_AFTER, (*seconds).into())]
                     .into_iter()
                     .collect();
                 return answer(429, headers, String::new());

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Model checking, simulation and the crash harness, each longer than the tests run them. Ends with
+# one line per method; what machines read is in target/prove/*.json.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+seeds=$1 kills=$2 out=target/prove failed=0
+mkdir -p $out
+cargo build --release -p tokenward-proof -p tokenward-server --bins --example crash || exit 1
+prove() {
+    name=$1
+    shift
+    echo "$name: $*"
+    "$@" --json >$out/$name.json || failed=1
+}
+prove model target/release/prove model --full
+prove sim target/release/prove sim --seeds "$seeds"
+prove crash target/release/examples/crash --kills "$kills" --processes 12 --callers 1000
+python3 - $out <<'PY'
+import json, sys
+for name in ("model", "sim", "crash"):
+    try:
+        report = json.load(open(f"{sys.argv[1]}/{name}.json"))
+    except (OSError, ValueError):
+        print(f"{name:6} gave no report")
+        continue
+    print(f"{name:6}", *(f"{key} {value}," for key, value in report.items() if isinstance(value, (int, float, str))))
+PY
+exit $failed
