@@ -329,7 +329,7 @@ impl Inner {
         self.tracker.spawn(pilot::fly(
             self.clone(),
             entry.clone(),
-            need.of(seen, newest),
+            need,
             newest,
             sender,
         ));
