@@ -335,10 +335,10 @@ impl Vault {
             let now = clock.now();
             // Somebody who can be served with the old token need not wait for ever.
             let alive = |now| {
-                if need == Need::Stale {
-                    entry.snapshot().alive(now)
-                } else {
-                    None
+                let snapshot = entry.snapshot();
+                match need.of(seen, snapshot.version) {
+                    Need::Stale => snapshot.alive(now),
+                    Need::Forced | Need::Rejected => None,
                 }
             };
             let patience = match alive(now) {

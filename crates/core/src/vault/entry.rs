@@ -373,7 +373,7 @@ impl Inner {
         self.tracker.spawn(pilot::fly(
             self.clone(),
             entry.clone(),
-            need.of(seen, newest),
+            need,
             newest,
             herald,
         ));

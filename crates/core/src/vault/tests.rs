@@ -514,6 +514,25 @@ async fn a_burst_of_rejections_is_one_refresh_and_no_loop() {
     );
 }
 
+/// Found by the model checker (crates/proof): the 401 counted against the newest version.
+#[tokio::test(start_paused = true)]
+async fn a_late_rejection_of_an_older_token_sends_no_spent_token() {
+    let world = World::new("revokes").await;
+    let resolved = world.vault.resolve(&world.key).await.unwrap();
+    let old = world.vault.token(&world.key).await.unwrap();
+    world.pass(580).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    // The answer to the next refresh is lost while `at-2` has 20 s left.
+    world.pass(580).await;
+    *lock(&world.provider.acts) = vec![Act::Lose];
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    world.pass(5).await;
+    let wait = Duration::from_secs(5);
+    let token = world.vault.rejected(&resolved, &old, wait).await.unwrap();
+    assert_eq!(token.unwrap().secret().expose(), "at-2");
+    assert_eq!(world.provider.replays.load(Ordering::SeqCst), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failing_refresh_is_no_outage_while_the_token_lives() {
     let world = World::new("harmless").await;

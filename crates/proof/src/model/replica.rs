@@ -7,7 +7,7 @@ use tokenward::{
     refresh::{
         flight::{Effect, Ending, Event, Flight, Outcome, Plan, Stored},
         gate::Admission,
-        ledger::{CommitReply, GrantRow},
+        ledger::{CommitReply, GrantRow, Need},
     },
     time::StoreTime,
 };
@@ -145,7 +145,10 @@ impl World {
         };
         let now = self.moment();
         match self.replicas[r].snapshot {
-            Some(snapshot) if wait.need == Why::Stale && snapshot.alive(now) => {
+            Some(snapshot)
+                if wait.need.need().of(wait.seen, snapshot.version) == Need::Stale
+                    && snapshot.alive(now) =>
+            {
                 self.serve(r, c, snapshot);
             }
             _ => {
