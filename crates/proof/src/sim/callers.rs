@@ -80,7 +80,9 @@ impl World {
             asked.grant = Some(grant);
         }
         // Beside its wait, a call may read the store a few times.
-        let due = now + wait + 8 * SLOWEST_STORE;
+        // Whoever reports a rejection has asked for a token first.
+        let waits = if question == Question::Rejected { 2 } else { 1 };
+        let due = now + waits * wait + 8 * SLOWEST_STORE;
         books.lives[process.number].waiting.insert(asked.call, due);
         asked
     }

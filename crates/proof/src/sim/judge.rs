@@ -23,6 +23,8 @@ use super::{
 const EXPIRY_SLACK: Duration = Duration::from_secs(2);
 /// What an import leaves out of a token's life.
 pub(super) const IMPORT_SLACK: Duration = Duration::from_secs(10);
+/// A rejection counts for as long as the flight that it began, stops of its process included.
+const LONGEST_FLIGHT: Duration = Duration::from_secs(600);
 /// More attempts than this in an hour, beyond those that expiry and callers ask for, are a storm.
 const STORM: u32 = 90;
 
@@ -87,9 +89,7 @@ impl World {
                 ));
             }
             let alive = books.newest_expiry(family) > now + EXPIRY_SLACK;
-            let rejected = book
-                .rejected
-                .is_some_and(|at| now < at + Duration::from_secs(120));
+            let rejected = book.rejected.is_some_and(|at| now < at + LONGEST_FLIGHT);
             if terms.rotation == Rotation::Revokes && alive && !rejected && !book.ended {
                 found.push((
                     "I2",
