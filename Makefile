@@ -1,5 +1,5 @@
 # The one entry for people and CI. `make help` lists the targets.
-.PHONY: help demo deps test unit lint fmt bench prove
+.PHONY: help demo deps test unit lint fmt fuzz bench prove
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -30,6 +30,9 @@ SEEDS ?= 200
 KILLS ?= 500
 prove: ## Look harder for what breaks the promise (SEEDS=n KILLS=n): model, simulation, real processes
 	scripts/prove.sh $(SEEDS) $(KILLS)
+
+fuzz: ## Fuzz every parser of foreign bytes for SECONDS each
+	fuzz/run $(or $(SECONDS),60)
 
 bench: ## Requests per second: nginx, a bare hyper proxy and Tokenward, side by side
 	scripts/deps.sh bench

@@ -11,6 +11,8 @@ want make make
 want node nodejs
 want npm npm
 want python3 python3-minimal
+# The clock-jump tests.
+ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
 if [ "${1:-}" = bench ]; then
     command -v /usr/sbin/nginx >/dev/null || missing+=(nginx-light)
     want wrk wrk

@@ -211,7 +211,7 @@ impl Scope {
     }
 
     /// What `make prove` explores: one disturbance of any kind with two callers a process, two
-    /// of any kinds with one, and three of those that hurt most.
+    /// of any kinds with one, and two of any kinds on a single process whose caller asks thrice.
     pub fn full(policy: Policy) -> Vec<Self> {
         let small = Self::small(policy);
         vec![
@@ -220,9 +220,9 @@ impl Scope {
                 ..small.clone()
             },
             Self {
-                asks: 2,
+                replicas: 1,
+                asks: 3,
                 disturbances: 2,
-                kinds: &[Kind::Wire, Kind::Report, Kind::Crash],
                 ..small.clone()
             },
             Self {
