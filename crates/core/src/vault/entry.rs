@@ -373,7 +373,7 @@ impl Inner {
         self.tracker.spawn(pilot::fly(
             self.clone(),
             entry.clone(),
-            need,
+            need.of(seen, newest),
             newest,
             herald,
         ));

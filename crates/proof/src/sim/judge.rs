@@ -25,6 +25,8 @@ const EXPIRY_SLACK: Duration = Duration::from_secs(2);
 pub(super) const IMPORT_SLACK: Duration = Duration::from_secs(10);
 /// A rejection counts for as long as the flight that it began, stops of its process included.
 const LONGEST_FLIGHT: Duration = Duration::from_secs(600);
+/// Half of a claim's life: nothing is sent under an older one.
+const OLDEST_CLAIM: Duration = Duration::from_secs(10);
 /// More attempts than this in an hour, beyond those that expiry and callers ask for, are a storm.
 const STORM: u32 = 90;
 
@@ -447,20 +449,17 @@ impl Books {
     /// When the newest access token that was committed ends.
     fn newest_expiry(&self, family: FamilyId) -> Duration {
         let book = &self.families[family];
-        let committed = book
-            .sends
-            .iter()
-            .rev()
-            .filter(|send| send.fate == Fate::Committed)
-            .find_map(|send| send.granted);
-        let expiry = book
-            .family
-            .access_expiry(AccessId(committed.unwrap_or(0)))
-            .unwrap_or_default();
-        match committed {
-            Some(_) => expiry,
-            None => expiry.saturating_sub(IMPORT_SLACK),
-        }
+        // The engine counts from the claim, which is at most this much before the sending.
+        let ttl = book.family.terms().access_ttl;
+        let committed = book.sends.iter().rev().find_map(|send| {
+            let access = send.granted.filter(|_| send.fate == Fate::Committed)?;
+            let counted = (send.at + ttl).saturating_sub(OLDEST_CLAIM);
+            Some(book.family.access_expiry(AccessId(access))?.min(counted))
+        });
+        committed.unwrap_or_else(|| {
+            let imported = book.family.access_expiry(AccessId(0));
+            imported.unwrap_or_default().saturating_sub(IMPORT_SLACK)
+        })
     }
 
     /// A grant has a new version.
