@@ -152,9 +152,9 @@ mod tests {
                 _ => serde_json::json!(-1e300),
             };
             for body in [
-                serde_json::json!({ "credentials": { key.clone(): value.clone() } }),
-                serde_json::json!({ "credentials": value.clone() }),
-                serde_json::json!({ "credentials": {}, "settings": value.clone(), key: value }),
+                serde_json::json!({ "credentials": { key.clone(): value } }),
+                serde_json::json!({ "credentials": value }),
+                serde_json::json!({ "credentials": {}, "settings": value, key: value }),
             ] {
                 if let Err(why) = read(body.to_string().as_bytes()) {
                     proptest::prop_assert!(!why.contains("secret"), "{}", why);
