@@ -3,7 +3,7 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`mod@run`] | one run from start to verdict |
+//! | `run` | one run from start to verdict |
 //! | [`judge`] | the verdict, pure |
 //! | `world` | the vault, its connections, the command line |
 //! | `fleet` | the processes: started, killed, stopped, started again |
