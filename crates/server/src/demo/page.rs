@@ -79,10 +79,10 @@ fn panel(body: &mut String, run: &Run, longest: f64) {
             event.at_ms
         );
     }
-    let granted = run
+    let refreshed_at = run
         .timeline
         .iter()
-        .find(|event| event.kind == EventKind::Granted)
+        .find(|event| event.kind == EventKind::Answered)
         .map(|event| event.at_ms);
     for (index, span) in lines.iter().enumerate() {
         let y = lane + index as f64 * pitch;
@@ -94,11 +94,11 @@ fn panel(body: &mut String, run: &Run, longest: f64) {
             );
         };
         let (from, to) = (x(span.from_ms), x(span.to_ms));
-        // What came before the answer: its own refresh, or the wait for the one that was granted.
-        let before = match (span.refreshed_ms, granted) {
+        // What came before the answer: its own refresh, or the wait for the one that was answered.
+        let before = match (span.refreshed_ms, refreshed_at) {
             (Some(refreshed), _) => Some(("own", x(refreshed))),
-            (None, Some(granted)) if (span.from_ms..span.to_ms).contains(&granted) => {
-                Some(("waiting", x(granted)))
+            (None, Some(at)) if (span.from_ms..span.to_ms).contains(&at) => {
+                Some(("waiting", x(at)))
             }
             _ => None,
         };
