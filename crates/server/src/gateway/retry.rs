@@ -30,7 +30,6 @@ pub(super) struct Retries {
     repeatable: bool,
     left: u32,
     done: u32,
-    chance: SeededChance,
 }
 
 impl Retries {
@@ -39,7 +38,6 @@ impl Retries {
             repeatable: method.is_idempotent() || headers.contains_key("idempotency-key"),
             left: most,
             done: 0,
-            chance: SeededChance::from_entropy(),
         }
     }
 
@@ -79,7 +77,12 @@ impl Retries {
                 .and_then(|v| parse_retry_after(v, i64::MAX))
         });
         match wish {
-            None => Some(backoff(BASE, CAP, self.done, self.chance.fraction())),
+            None => Some(backoff(
+                BASE,
+                CAP,
+                self.done,
+                SeededChance::from_entropy().fraction(),
+            )),
             Some(Some(wish)) if wish <= LONGEST_WISH => Some(wish.max(BASE)),
             Some(_) => None,
         }
