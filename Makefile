@@ -1,5 +1,5 @@
 # The one entry for people and CI. `make help` lists the targets.
-.PHONY: help demo deps test unit lint fmt fuzz bench prove
+.PHONY: help demo deps test unit schedules lint fmt fuzz bench prove
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -13,9 +13,13 @@ deps: ## Install what the tests need and is missing (Debian packages, cargo-next
 
 test: deps lint ## Install what is missing, then pass everything
 	cargo nextest run --workspace
+	scripts/schedules.sh 100
 
 unit: ## The tests of the engine alone: seconds
 	cargo nextest run -p tokenward
+
+schedules: ## The flight's code under SCHEDULES=n schedules a scenario
+	scripts/schedules.sh $(or $(SCHEDULES),2000)
 
 lint: ## Format, clippy, documentation, dependency bans
 	cargo fmt --all --check
@@ -28,7 +32,7 @@ fmt: ## Format everything
 
 SEEDS ?= 200
 KILLS ?= 500
-prove: ## Look harder for what breaks the promise (SEEDS=n KILLS=n): model, simulation, real processes
+prove: ## Look harder for what breaks the promise (SEEDS=n KILLS=n): model, schedules, simulation, real processes
 	scripts/prove.sh $(SEEDS) $(KILLS)
 
 fuzz: ## Fuzz every parser of foreign bytes for SECONDS each

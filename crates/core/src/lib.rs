@@ -24,6 +24,7 @@ pub mod seal;
 pub mod secret;
 pub mod spool;
 pub mod store;
+mod sync;
 pub mod time;
 pub mod transport;
 pub mod vault;

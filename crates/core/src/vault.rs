@@ -13,14 +13,9 @@ mod provider;
 mod resolve;
 mod spooling;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 pub use admin::{AdminError, Import};
 pub use entry::Token;
@@ -36,6 +31,7 @@ use crate::{
     seal::{Keyring, Purpose, SealError, random_bytes},
     spool::Spool,
     store::{Store, StoreError},
+    sync::{Mutex, TaskTracker, atomic::AtomicU64},
     time::{Chance, Clock, Moment},
     transport::Transport,
 };
@@ -346,6 +342,7 @@ impl Vault {
                 None => deadline,
             };
             let landing = tokio::select! {
+                biased;
                 landing = waiter.landed() => Some(landing),
                 () = clock.sleep(now.until(patience)) => None,
             };
@@ -408,6 +405,7 @@ impl Vault {
         self.inner.closing.cancel();
         self.inner.tracker.close();
         tokio::select! {
+            biased;
             () = self.inner.tracker.wait() => true,
             () = self.inner.clock.sleep(patience) => false,
         }
@@ -418,13 +416,10 @@ impl Vault {
 /// that are stale from the start.
 const MOST_LAPS: u32 = 2;
 
-/// Locks that guard a few lines without a panic in them.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 #[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod schedules;
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 #[path = "vault/tests.rs"]
 mod tests;

@@ -1,20 +1,10 @@
 //! A grant in memory: its newest snapshot, and the flight that is under way.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use arc_swap::{ArcSwap, Guard};
 use http::HeaderValue;
-use tokio::sync::Notify;
 
-use super::{Inner, lock, pilot};
+use super::{Inner, pilot};
 use crate::{
     connector::Connector,
     error::TokenError,
@@ -26,6 +16,11 @@ use crate::{
     },
     seal::Purpose,
     secret::Secret,
+    sync::{
+        ArcSwap, Guard, Mutex, Notify, OnceLock,
+        atomic::{AtomicBool, Ordering},
+        lock,
+    },
     time::{Moment, StoreTime},
 };
 
@@ -364,6 +359,8 @@ impl Inner {
         if let Some(waiter) = &*slot {
             return Ok(Joined::Flight(waiter.clone()));
         }
+        // Taken before the question: a drain that begins after the answer waits for this flight.
+        let _counted = self.tracker.token();
         if self.tracker.is_closed() {
             return Err(TokenError::ShuttingDown);
         }

@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inner, Vault,
     entry::{GrantEntry, Snapshot},
-    lock,
 };
 use crate::{
     id::GrantId,
     refresh::{ledger::Need, schedule},
+    sync::lock,
     time::Moment,
 };
 

@@ -3,12 +3,11 @@
 //! It decides nothing about the protocol. It is a task of its own: callers wait for it, none owns
 //! it.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use super::{
     Inner,
     entry::{GrantEntry, Herald},
-    lock,
     provider::Granted,
 };
 use crate::{
@@ -23,6 +22,7 @@ use crate::{
     },
     seal::Purpose,
     store::{Stamped, StoreError, StoreResult},
+    sync::{atomic::Ordering, lock},
     time::{Moment, StoreTime},
     transport::Patience,
 };
@@ -158,6 +158,7 @@ impl<'a> Pilot<'a> {
                 }
                 Effect::Sleep(pause) => {
                     tokio::select! {
+                        biased;
                         () = self.inner.clock.sleep(pause) => {}
                         () = self.entry.changed.notified() => {}
                     }
@@ -229,6 +230,7 @@ impl<'a> Pilot<'a> {
         let mut lost = false;
         let answer = loop {
             tokio::select! {
+                biased;
                 answer = &mut exchange => break answer,
                 () = clock.sleep(config.claim_ttl / 3) => {}
             }

@@ -3,10 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{
-        Arc,
-        atomic::{Ordering, fence},
-    },
+    sync::{Arc, atomic::fence},
 };
 
 use serde_json::{Map, Value};
@@ -17,6 +14,7 @@ use crate::{
     error::TokenError,
     id::{ConnectionKey, GrantId},
     store::{Change, StoreError},
+    sync::atomic::Ordering,
 };
 
 /// A connection with its connector and grant, as of the last change to either.

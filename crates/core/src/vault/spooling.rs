@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
-    Inner, Vault, lock,
+    Inner, Vault,
     provider::{Granted, Whose},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     refresh::ledger::{CommitReply, CommitRequest, GrantRow},
     seal::{Purpose, SealError},
     spool::Spooled,
+    sync::lock,
     time::StoreTime,
 };
 

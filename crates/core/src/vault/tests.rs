@@ -15,6 +15,7 @@ use crate::{
     secret::Secret,
     spool::FolderSpool,
     store::{ConnectionPatch, MemoryStore},
+    sync::lock,
     time::{SeededChance, TokioClock},
     transport::{Answer, Patience, Transport, TransportError},
 };

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use http::Method;
-use tokenward_testkit::sandbox::{Fault, Rotation, Sandbox, SandboxConfig};
-
-use crate::harness::{
-    GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, processes_at_once, signal,
+use tokenward_testkit::{
+    Signal,
+    sandbox::{Fault, Rotation, Sandbox, SandboxConfig},
+    signal,
 };
+
+use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, processes_at_once};
 
 async fn world(latency: Duration, rotation: Rotation, policy: &str) -> (Sandbox, TestVault) {
     let config = SandboxConfig {
@@ -208,7 +210,7 @@ async fn an_interrupted_command_saves_the_answer() {
     sandbox
         .when(|books| books.total.refresh_requests == 1)
         .await;
-    signal(child.id(), "INT");
+    signal(child.id(), Signal::INT).unwrap();
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap())
         .await
         .unwrap();

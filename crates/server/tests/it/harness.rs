@@ -16,7 +16,11 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokenward_testkit::sandbox::{IssuedTokens, Sandbox, SandboxConfig};
+use tokenward_testkit::{
+    Signal,
+    sandbox::{IssuedTokens, Sandbox, SandboxConfig},
+    signal,
+};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Child,
@@ -375,23 +379,11 @@ impl Server {
         .unwrap()
     }
 
-    pub(crate) fn signal(&self, name: &str) {
-        signal(self.child.id().unwrap(), name);
-    }
-
     /// Asks for an orderly stop and waits for it.
     pub(crate) async fn stop(mut self) -> std::process::ExitStatus {
-        self.signal("TERM");
+        signal(self.child.id().unwrap(), Signal::TERM).unwrap();
         self.child.wait().await.unwrap()
     }
-}
-
-pub(crate) fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
 }
 
 /// Sends `count` calls at once and gives all answers.

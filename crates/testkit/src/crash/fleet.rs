@@ -22,6 +22,7 @@ use super::{
     judge::Life,
     world::{World, lock},
 };
+use crate::{Signal, signal};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(60);
@@ -216,9 +217,10 @@ impl Fleet {
             return;
         }
         let from = self.world.sandbox.now_ms();
-        signal(process.pid, "STOP").await;
+        // One that has ended meanwhile is no concern of ours.
+        let _ = signal(process.pid, Signal::STOP);
         tokio::time::sleep(pause).await;
-        signal(process.pid, "CONT").await;
+        let _ = signal(process.pid, Signal::CONT);
         let to = self.world.sandbox.now_ms();
         lock(&self.paused).remove(&process.via);
         let mut lives = lock(&self.lives);
@@ -234,7 +236,7 @@ impl Fleet {
         let mut stubborn = Vec::new();
         let running = std::mem::take(&mut *lock(&self.running));
         for (process, _) in running.values() {
-            signal(process.pid, "TERM").await;
+            let _ = signal(process.pid, Signal::TERM);
         }
         for (via, (_, held)) in running {
             let child = lock(&held).take();
@@ -255,14 +257,4 @@ async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
         let _ = tokio::io::AsyncReadExt::read_to_end(&mut from, &mut text).await;
     }
     String::from_utf8_lossy(&text).into_owned()
-}
-
-async fn signal(pid: u32, name: &str) {
-    let mut kill = Command::new("kill");
-    // One that has ended meanwhile is no concern of ours.
-    let _ = kill
-        .args([&format!("-{name}"), &pid.to_string()])
-        .stderr(Stdio::null())
-        .status()
-        .await;
 }
