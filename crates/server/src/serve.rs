@@ -1,6 +1,6 @@
 //! A server's life: open, listen, drain.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::body::Body;
@@ -9,17 +9,20 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokenward::{Vault, VaultConfig};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use crate::{
     api::{ApiState, Keys, router},
-    egress::{gateway_client, tls_config},
+    egress::{connector, tls_config},
     gateway::{Gateway, GatewayBody, GatewayConfig},
-    listen::listen,
+    listen::Workers,
     observe::Metrics,
     open::{Opened, VaultOptions},
 };
+
+/// How often connections that have been idle for too long are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
 
@@ -43,6 +46,9 @@ pub struct ServeOptions {
     /// How long requests under way may take to finish at shutdown, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub shutdown_wait: u64,
+    /// Threads that serve requests [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<NonZero<usize>>,
     /// How much of a request's body is kept for a second try after the API rejected the token, in KiB
     #[arg(long, default_value_t = 256, value_name = "KIB")]
     pub replay_limit: usize,
@@ -99,7 +105,7 @@ pub async fn serve(
     vault.start_upkeep();
 
     let keys = Keys::new(vault.store().clone(), vault.clock().clone());
-    let client = gateway_client(&rules, tls_config());
+    let connector = connector(&rules, tls_config());
     let gateway_config = GatewayConfig {
         replay_limit: options.replay_limit * 1024,
         retries: options.retries,
@@ -109,7 +115,7 @@ pub async fn serve(
         gateway: Gateway::new(
             vault.clone(),
             keys.clone(),
-            client,
+            connector,
             rules,
             metrics.clone(),
             gateway_config,
@@ -122,12 +128,21 @@ pub async fn serve(
         metrics,
         stopping: stop.clone(),
     };
-    let handler = move |request| {
-        let server = server.clone();
-        async move { server.answer(request).await }
+    let make = move || {
+        let server = Arc::new(server.for_worker());
+        server.clone().start_upkeep();
+        move |request| {
+            let server = server.clone();
+            async move { server.answer(request).await }
+        }
     };
     let patience = Duration::from_secs(options.shutdown_wait);
-    if !listen(listener, handler, stop, patience).await {
+    let count = options.workers.map_or_else(
+        || std::thread::available_parallelism().map_or(1, NonZero::get),
+        NonZero::get,
+    );
+    let mut workers = Workers::start(count, patience, make).context("the workers cannot start")?;
+    if !workers.listen(listener, stop).await {
         tracing::warn!("some requests were cut off at shutdown");
     }
     // Requests may have ended before the refreshes that they began.
@@ -162,6 +177,24 @@ async fn greet(options: &ServeOptions, opened: &Opened, address: SocketAddr) -> 
 }
 
 impl Server {
+    /// The same server with connections of its own.
+    fn for_worker(&self) -> Self {
+        Self {
+            gateway: self.gateway.another(),
+            ..self.clone()
+        }
+    }
+
+    /// Looks after a worker's connections to APIs, until its runtime ends.
+    fn start_upkeep(self: Arc<Self>) {
+        TaskTracker::new().spawn(async move {
+            loop {
+                self.vault.clock().sleep(SWEEP_EVERY).await;
+                self.gateway.sweep();
+            }
+        });
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<GatewayBody> {
         let mut response = match request.uri().path() {
             "/proxy" => self.gateway.handle(request).await,

@@ -1,4 +1,4 @@
-//! The way out: which addresses may be reached, and the two clients that reach them.
+//! The way out: which addresses may be reached, and how.
 //!
 //! Tokens leave only for hosts on a connector's list ([`tokenward::connector::HostPattern`]), and
 //! those hosts must not resolve to private addresses unless the operator allows it: otherwise a
@@ -11,10 +11,7 @@ mod transport;
 use std::{sync::Arc, time::Duration};
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::ConfigVerifierExt as _;
 
@@ -22,8 +19,8 @@ pub use address::AddressRules;
 pub use connect::{GuardedResolver, RefusedAddress};
 pub use transport::HttpTransport;
 
-/// The gateway's client: pooled, streaming, nothing rewritten.
-pub type GatewayClient<B> = Client<HttpsConnector<HttpConnector<GuardedResolver>>, B>;
+/// The gateway's connections: to permitted addresses only, HTTP/1.1 or HTTP/2 as TLS agrees on.
+pub type Connector = HttpsConnector<HttpConnector<GuardedResolver>>;
 
 /// TLS with the operating system's roots.
 ///
@@ -41,27 +38,17 @@ pub fn tls_config() -> ClientConfig {
     })
 }
 
-/// Builds the gateway's client.
-pub fn gateway_client<B>(rules: &Arc<AddressRules>, tls: ClientConfig) -> GatewayClient<B>
-where
-    B: http_body::Body + Send,
-    B::Data: Send,
-{
+/// Builds the gateway's connector.
+pub fn connector(rules: &Arc<AddressRules>, tls: ClientConfig) -> Connector {
     let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(rules.clone()));
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(Duration::from_secs(10)));
     http.set_keepalive(Some(Duration::from_secs(60)));
-    let https = HttpsConnectorBuilder::new()
+    HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
         .enable_http2()
-        .wrap_connector(http);
-    Client::builder(TokioExecutor::new())
-        // Without the timer, idle connections are never closed.
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(60))
-        .build(https)
+        .wrap_connector(http)
 }

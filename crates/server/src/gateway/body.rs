@@ -11,6 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 
+use super::upstream::UpstreamBody;
+
 /// How much of an error's body is read to understand it.
 const PEEK: usize = 64 * 1024;
 
@@ -74,7 +76,27 @@ impl Replayable {
 
 /// A body on its way to an API.
 #[derive(Debug)]
-pub struct OutBody(Option<Reading>);
+pub(super) struct OutBody(Option<Reading>);
+
+impl OutBody {
+    /// Tells later how far the body has come; `None`: there is none.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        let reading = self.0.as_ref()?;
+        Some(Progress(reading.source.clone()))
+    }
+}
+
+/// How far a body has come.
+#[derive(Debug)]
+pub(super) struct Progress(Arc<Mutex<Source>>);
+
+impl Progress {
+    /// Whether all of it was handed on.
+    pub(super) fn has_ended(&self) -> bool {
+        let source = lock(&self.0);
+        source.ended || source.incoming.is_end_stream()
+    }
+}
 
 /// What was remembered, then what is still to come.
 #[derive(Debug)]
@@ -152,7 +174,7 @@ impl Body for OutBody {
 }
 
 /// Reads the beginning of a body; what was read must be put in front again.
-pub(super) async fn peek(body: &mut Incoming) -> Bytes {
+pub(super) async fn peek(body: &mut UpstreamBody) -> Bytes {
     let mut read = Vec::new();
     while read.len() < PEEK {
         match body.frame().await {
@@ -176,13 +198,13 @@ enum Kind {
     /// Ours.
     Full(Full<Bytes>),
     /// An API's, after what was read of it already.
-    Stream { read: Bytes, rest: Incoming },
+    Stream { read: Bytes, rest: UpstreamBody },
     /// The vault API's.
     Api(axum::body::Body),
 }
 
 impl GatewayBody {
-    pub(super) fn stream(read: Bytes, rest: Incoming) -> Self {
+    pub(super) fn stream(read: Bytes, rest: UpstreamBody) -> Self {
         Self(Kind::Stream { read, rest })
     }
 }

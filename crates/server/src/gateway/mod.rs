@@ -10,6 +10,7 @@ pub mod fuzz;
 mod headers;
 mod retry;
 mod target;
+mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,10 +31,11 @@ use self::{
     body::{OutBody, Replayable},
     headers::Directions,
     retry::{Retries, Verdict},
+    upstream::{Upstream, UpstreamBody, UpstreamError},
 };
 use crate::{
     api::{ApiError, Caller, Keys},
-    egress::{AddressRules, GatewayClient, RefusedAddress},
+    egress::{AddressRules, Connector, RefusedAddress},
     observe::{Metrics, metrics::Again},
 };
 
@@ -64,7 +66,7 @@ impl Default for GatewayConfig {
 pub struct Gateway {
     vault: Vault,
     keys: Keys,
-    client: GatewayClient<OutBody>,
+    upstream: Upstream,
     rules: Arc<AddressRules>,
     metrics: Metrics,
     config: GatewayConfig,
@@ -83,7 +85,7 @@ struct Trip<'a> {
 
 /// An API's answer, with what of its body was read to understand it.
 struct Heard {
-    response: Response<Incoming>,
+    response: Response<UpstreamBody>,
     read: Bytes,
 }
 
@@ -92,19 +94,34 @@ impl Gateway {
     pub fn new(
         vault: Vault,
         keys: Keys,
-        client: GatewayClient<OutBody>,
+        connector: Connector,
         rules: Arc<AddressRules>,
         metrics: Metrics,
         config: GatewayConfig,
     ) -> Self {
+        let clock = vault.clock().clone();
         Self {
             vault,
             keys,
-            client,
+            upstream: Upstream::new(connector, clock),
             rules,
             metrics,
             config,
         }
+    }
+
+    /// The same gateway for another worker: it shares all but the connections to APIs.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self {
+            upstream: self.upstream.another(),
+            ..self.clone()
+        }
+    }
+
+    /// Closes connections to APIs that have been idle for too long. To be called now and then.
+    pub fn sweep(&self) {
+        self.upstream.sweep();
     }
 
     /// Answers one request to `/proxy`.
@@ -268,7 +285,7 @@ impl Trip<'_> {
         loop {
             let request = self.request(target, token)?;
             let answer =
-                tokio::time::timeout(self.left(), self.gateway.client.request(request)).await;
+                tokio::time::timeout(self.left(), self.gateway.upstream.request(request)).await;
             let Ok(result) = answer else {
                 let detail = format!("{} did not answer in time", host(target));
                 return Err(ApiError::timed_out(&detail));
@@ -368,7 +385,7 @@ fn host(url: &Url) -> &str {
 }
 
 /// In words for the caller. A private address is the request's fault, the rest is the network's.
-fn unreachable(target: &Url, error: &hyper_util::client::legacy::Error) -> ApiError {
+fn unreachable(target: &Url, error: &UpstreamError) -> ApiError {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     let mut last = error.to_string();
     while let Some(present) = cause {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, header::RETRY_AFTER};
-use hyper_util::client::legacy::Error;
 use tokenward::{
     oauth::parse_retry_after,
     time::{Chance as _, SeededChance, backoff},
 };
+
+use super::upstream::UpstreamError;
 
 const BASE: Duration = Duration::from_millis(100);
 const CAP: Duration = Duration::from_secs(2);
@@ -44,7 +45,7 @@ impl Retries {
     /// `time_left` until the caller's deadline; `can_replay`: the body can be sent again.
     pub(super) fn judge<B>(
         &mut self,
-        result: &Result<Response<B>, Error>,
+        result: &Result<Response<B>, UpstreamError>,
         time_left: Duration,
         can_replay: bool,
     ) -> Verdict {
@@ -54,7 +55,7 @@ impl Retries {
                 _ => None,
             },
             // Never written to the wire, whatever the method.
-            Err(error) if error.is_connect() => self.pause(&HeaderMap::new()),
+            Err(UpstreamError::Connect(_)) => self.pause(&HeaderMap::new()),
             Err(_) if self.repeatable => self.pause(&HeaderMap::new()),
             Err(_) => None,
         };
@@ -97,7 +98,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(28);
 
-    fn answer(status: u16, retry_after: Option<&'static str>) -> Result<Response<()>, Error> {
+    fn answer(status: u16, retry_after: Option<&'static str>) -> Result<Response<()>, UpstreamError> {
         let mut response = Response::new(());
         *response.status_mut() = status.try_into().unwrap();
         if let Some(value) = retry_after {
