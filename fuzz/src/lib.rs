@@ -208,8 +208,7 @@ pub fn connector_file(data: &[u8]) {
 /// Headers of a request to `/proxy` and of the API's answer: nothing of ours, of the caller's key
 /// or of the connection goes on.
 pub fn proxy_headers(data: &[u8]) {
-    let (mut headers, _) = headers(data);
-    let _ = gateway::directions(&headers);
+    let (headers, _) = headers(data);
     let mut answer = headers.clone();
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -218,7 +217,7 @@ pub fn proxy_headers(data: &[u8]) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    gateway::strip(&mut headers);
+    let headers = gateway::onward(headers);
     for name in [
         header::AUTHORIZATION,
         header::COOKIE,

@@ -112,6 +112,24 @@ impl ConnectionKey {
     }
 }
 
+/// A [`ConnectionKey`] whose parts are somebody else's, to look one up with.
+#[derive(Hash)]
+pub(crate) struct ConnectionKeyRef<'a> {
+    pub(crate) application: &'a str,
+    pub(crate) consumer: &'a str,
+    pub(crate) unified_api: &'a str,
+    pub(crate) service: &'a str,
+}
+
+impl papaya::Equivalent<ConnectionKey> for ConnectionKeyRef<'_> {
+    fn equivalent(&self, key: &ConnectionKey) -> bool {
+        *self.service == *key.service.as_str()
+            && *self.unified_api == *key.unified_api
+            && *self.consumer == *key.consumer.as_str()
+            && *self.application == *key.application.as_str()
+    }
+}
+
 /// The form that the command line takes and logs show: `consumer/unified_api+service`.
 impl fmt::Display for ConnectionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

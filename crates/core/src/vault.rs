@@ -250,8 +250,8 @@ impl Vault {
         }
         let seen = snapshot.version;
         drop(snapshot);
-        self.obtain(&resolved.grant, Need::Stale, seen, now + wait)
-            .await
+        // Boxed, so that those who need not wait carry no room for it.
+        Box::pin(self.obtain(&resolved.grant, Need::Stale, seen, now + wait)).await
     }
 
     /// Forces one refresh, whatever the expiry, and answers with the new token. Joins a refresh

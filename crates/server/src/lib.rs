@@ -20,6 +20,7 @@ pub mod import;
 pub mod listen;
 pub mod observe;
 pub mod open;
+mod request_id;
 pub mod serve;
 
 #[doc(hidden)]

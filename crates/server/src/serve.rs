@@ -1,6 +1,6 @@
 //! A server's life: open, listen, drain.
 
-use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::body::Body;
@@ -19,6 +19,7 @@ use crate::{
     listen::Workers,
     observe::Metrics,
     open::{Opened, VaultOptions},
+    request_id::RequestIds,
 };
 
 /// How often connections that have been idle for too long are looked for.
@@ -71,6 +72,7 @@ struct Server {
     vault: Vault,
     metrics: Metrics,
     stopping: CancellationToken,
+    ids: Arc<RequestIds>,
 }
 
 /// Runs a server until `stop` is cancelled.
@@ -127,14 +129,12 @@ pub async fn serve(
         vault: vault.clone(),
         metrics,
         stopping: stop.clone(),
+        ids: Arc::default(),
     };
     let make = move || {
         let server = Arc::new(server.for_worker());
         server.clone().start_upkeep();
-        move |request| {
-            let server = server.clone();
-            async move { server.answer(request).await }
-        }
+        move |request| server.clone().answer(request)
     };
     let patience = Duration::from_secs(options.shutdown_wait);
     let count = options.workers.map_or_else(
@@ -181,6 +181,7 @@ impl Server {
     fn for_worker(&self) -> Self {
         Self {
             gateway: self.gateway.another(),
+            ids: Arc::default(),
             ..self.clone()
         }
     }
@@ -195,9 +196,33 @@ impl Server {
         });
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<GatewayBody> {
-        let mut response = match request.uri().path() {
-            "/proxy" => self.gateway.handle(request).await,
+    /// Boxed: what waits for an answer is moved about before it is polled, and is large.
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = Response<GatewayBody>> + Send>> {
+        if request.uri().path() == "/proxy" {
+            return Box::pin(async move {
+                let response = self.gateway.handle(request).await;
+                self.named(response)
+            });
+        }
+        Box::pin(async move {
+            let response = self.answer_otherwise(request).await;
+            self.named(response)
+        })
+    }
+
+    /// With a name for people who ask about it.
+    fn named(&self, mut response: Response<GatewayBody>) -> Response<GatewayBody> {
+        response
+            .headers_mut()
+            .insert(REQUEST_ID, self.ids.next_id());
+        response
+    }
+
+    async fn answer_otherwise(&self, request: Request<Incoming>) -> Response<GatewayBody> {
+        match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.ready().await,
             "/metrics" => {
@@ -214,13 +239,7 @@ impl Server {
                     .unwrap_or_else(|never| match never {})
                     .map(GatewayBody::from)
             }
-        };
-        let id = uuid::Uuid::now_v7().to_string();
-        response.headers_mut().insert(
-            REQUEST_ID,
-            HeaderValue::try_from(id).expect("a UUID is a header value"),
-        );
-        response
+        }
     }
 
     /// Whether requests should be sent here: not while stopping, nor while the store is down.

@@ -1,6 +1,7 @@
 //! From a connection's name to all that a request needs to know of it, cached.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fmt,
     sync::{Arc, atomic::fence},
@@ -12,7 +13,7 @@ use super::{Inner, Vault, entry::GrantEntry};
 use crate::{
     connector::{Connector, Context},
     error::TokenError,
-    id::{ConnectionKey, GrantId},
+    id::{ConnectionKey, ConnectionKeyRef, GrantId},
     store::{Change, StoreError},
     sync::atomic::Ordering,
 };
@@ -28,6 +29,8 @@ pub struct Resolved {
     settings: BTreeMap<String, String>,
     /// The operator's values, with the OAuth client.
     client_settings: BTreeMap<String, String>,
+    /// What the embedder has found out about it.
+    attachment: std::sync::OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl fmt::Debug for Resolved {
@@ -48,6 +51,14 @@ impl Resolved {
     /// The connection's settings as text, with the connector's defaults.
     pub fn settings(&self) -> &BTreeMap<String, String> {
         &self.settings
+    }
+
+    /// What the embedder keeps with the connection as long as nothing about it changes; made by
+    /// the first call. `None` if that asked for another type.
+    pub fn attached<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.attachment
+            .get_or_init(|| Box::new(make()))
+            .downcast_ref()
     }
 
     /// Values for the connector's templates. `token` is the provider's metadata.
@@ -84,6 +95,23 @@ impl From<StoreError> for TokenError {
 }
 
 impl Vault {
+    /// A connection that was found before; nothing is made and nobody is asked.
+    pub fn resolved(
+        &self,
+        application: &str,
+        consumer: &str,
+        unified_api: &str,
+        service: &str,
+    ) -> Option<Arc<Resolved>> {
+        let key = ConnectionKeyRef {
+            application,
+            consumer,
+            unified_api,
+            service,
+        };
+        self.inner.connections.pin().get(&key).cloned()
+    }
+
     /// Finds a connection, from memory if it was found before.
     ///
     /// # Errors
@@ -95,7 +123,8 @@ impl Vault {
             return Ok(resolved.clone());
         }
         let heard = self.inner.heard.load(Ordering::SeqCst);
-        let resolved = Arc::new(self.inner.look_up(key).await?);
+        // Boxed, so that those who find it carry no room for the search.
+        let resolved = Arc::new(Box::pin(self.inner.look_up(key)).await?);
         self.inner
             .connections
             .pin()
@@ -182,6 +211,7 @@ impl Inner {
                 .ok_or_else(|| TokenError::NotAuthorized(key.to_string()))?,
             settings: settings_as_text(&connector, &connection.settings),
             client_settings: client.map(|client| client.settings).unwrap_or_default(),
+            attachment: std::sync::OnceLock::new(),
             connector,
         })
     }

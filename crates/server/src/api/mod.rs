@@ -6,7 +6,8 @@ mod error;
 mod router;
 mod wire;
 
-pub(crate) use auth::text;
+use auth::text;
+pub(crate) use auth::text_of;
 pub use auth::{Caller, Keys, new_key};
 pub use error::ApiError;
 pub use router::{ApiState, router};

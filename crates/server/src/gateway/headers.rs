@@ -4,116 +4,181 @@ use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    },
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING},
 };
 use tokenward::{Token, vault::Resolved};
 
-use crate::api::{ApiError, text};
+use crate::api::{ApiError, text_of};
 
 const PREFIX: &str = "x-apideck-";
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const DOWNSTREAM_ERROR: HeaderName = HeaderName::from_static("x-apideck-downstream-error");
 
 /// No request may ask for more.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What the caller's `x-apideck-*` headers ask for.
-#[derive(Debug)]
+/// What the caller's own headers say.
+#[derive(Debug, Default)]
 pub(super) struct Directions {
-    pub(super) service: Option<String>,
-    pub(super) unified_api: Option<String>,
-    pub(super) url: String,
+    /// The API key, as it was sent.
+    pub(super) key: Option<HeaderValue>,
+    pub(super) application: Text,
+    pub(super) consumer: Text,
+    pub(super) service: Text,
+    pub(super) unified_api: Text,
+    pub(super) url: Text,
     pub(super) method: Option<Method>,
     /// Sent instead of the vault's token.
     pub(super) authorization: Option<HeaderValue>,
     pub(super) timeout: Option<Duration>,
     pub(super) follow_redirects: bool,
+    /// What makes no sense of it.
+    wrong: Option<ApiError>,
+}
+
+/// A header's text. An empty header is as good as none (the SDKs send those).
+#[derive(Debug, Default)]
+pub(super) struct Text(Option<HeaderValue>);
+
+impl Text {
+    fn new(name: &str, value: HeaderValue) -> Result<Self, ApiError> {
+        let given = text_of(name, &value)?.is_some();
+        Ok(Self(given.then_some(value)))
+    }
+
+    pub(super) fn get(&self) -> Option<&str> {
+        let bytes = self.0.as_ref()?.as_bytes();
+        // Checked when it was taken.
+        std::str::from_utf8(bytes).ok().map(str::trim)
+    }
+
+    /// The text of a header that must be there.
+    ///
+    /// # Errors
+    ///
+    /// 400 if it is not.
+    pub(super) fn required(&self, name: &str) -> Result<&str, ApiError> {
+        self.get().ok_or_else(|| ApiError::missing_header(name))
+    }
 }
 
 impl Directions {
-    pub(super) fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
-        let url = text(headers, "x-apideck-downstream-url")?
-            .ok_or_else(|| ApiError::missing_header("x-apideck-downstream-url"))?;
-        let method = text(headers, "x-apideck-downstream-method")?
-            .map(|method| {
-                Method::from_bytes(method.to_uppercase().as_bytes()).map_err(|_| {
-                    ApiError::bad_header("x-apideck-downstream-method is not an HTTP method")
-                })
-            })
-            .transpose()?;
-        let timeout = text(headers, "x-apideck-timeout")?
-            .map(|ms| {
-                ms.parse()
-                    .map(|ms| Duration::from_millis(ms).min(LONGEST_TIMEOUT))
-                    .map_err(|_| {
-                        ApiError::bad_header("x-apideck-timeout is not a number of milliseconds")
-                    })
-            })
-            .transpose()?;
-        let authorization = headers
-            .get("x-apideck-downstream-authorization")
-            .filter(|value| !value.is_empty())
-            .map(|value| {
-                let mut value = value.clone();
+    /// Takes a request's headers apart, in one pass: what is for us, and what goes on to the API.
+    /// Neither our own headers go on, nor the caller's key, nor cookies, nor what belongs to the
+    /// connection (RFC 9110 section 7.6.1).
+    pub(super) fn take(headers: HeaderMap) -> (Self, HeaderMap) {
+        let mut directions = Self::default();
+        let mut onward = HeaderMap::with_capacity(headers.len() + 2);
+        let mut named = Named::default();
+        let mut last = None;
+        for (name, value) in headers {
+            // A name is given with the first of its values only.
+            let first = name.is_some();
+            let Some(name) = name.or_else(|| last.clone()) else {
+                continue;
+            };
+            last = Some(name.clone());
+            if let Some(ours) = name.as_str().strip_prefix(PREFIX) {
+                if first && let Err(error) = directions.follow(ours, value) {
+                    directions.wrong.get_or_insert(error);
+                }
+            } else if name == AUTHORIZATION {
+                if first {
+                    directions.key = Some(value);
+                }
+            } else if name == CONNECTION {
+                named.note(&value);
+            } else if !(is_hop_by_hop(&name) || matches!(name, CONTENT_LENGTH | HOST | COOKIE)) {
+                onward.append(name, value);
+            }
+        }
+        named.remove_from(&mut onward);
+        (directions, onward)
+    }
+
+    /// Whether they can be followed. To be asked when it is known who gives them.
+    ///
+    /// # Errors
+    ///
+    /// 400 if one of them makes no sense.
+    pub(super) fn check(&self) -> Result<(), ApiError> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
+    /// Takes note of `x-apideck-...`.
+    fn follow(&mut self, name: &str, value: HeaderValue) -> Result<(), ApiError> {
+        match name {
+            "app-id" => self.application = Text::new("x-apideck-app-id", value)?,
+            "consumer-id" => self.consumer = Text::new("x-apideck-consumer-id", value)?,
+            "service-id" => self.service = Text::new("x-apideck-service-id", value)?,
+            "unified-api" => self.unified_api = Text::new("x-apideck-unified-api", value)?,
+            "downstream-url" => self.url = Text::new("x-apideck-downstream-url", value)?,
+            "downstream-method" => {
+                let Some(method) = text_of("x-apideck-downstream-method", &value)? else {
+                    return Ok(());
+                };
+                let method =
+                    Method::from_bytes(method.to_uppercase().as_bytes()).map_err(|_| {
+                        ApiError::bad_header("x-apideck-downstream-method is not an HTTP method")
+                    })?;
+                self.method = Some(method);
+            }
+            "downstream-authorization" if !value.is_empty() => {
+                let mut value = value;
                 value.set_sensitive(true);
-                value
-            });
-        Ok(Self {
-            service: text(headers, "x-apideck-service-id")?.map(str::to_owned),
-            unified_api: text(headers, "x-apideck-unified-api")?.map(str::to_owned),
-            url: url.to_owned(),
-            method,
-            authorization,
-            timeout,
-            follow_redirects: text(headers, "x-apideck-follow-redirects")? == Some("true"),
-        })
+                self.authorization = Some(value);
+            }
+            "timeout" => {
+                let Some(ms) = text_of("x-apideck-timeout", &value)? else {
+                    return Ok(());
+                };
+                let ms = ms.parse().map_err(|_| {
+                    ApiError::bad_header("x-apideck-timeout is not a number of milliseconds")
+                })?;
+                self.timeout = Some(Duration::from_millis(ms).min(LONGEST_TIMEOUT));
+            }
+            "follow-redirects" => {
+                let asked = text_of("x-apideck-follow-redirects", &value)?;
+                self.follow_redirects = asked == Some("true");
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 
-/// Removes what must not reach the API: our own headers, the caller's key, cookies, and what
-/// belongs to the connection (RFC 9110 section 7.6.1).
-pub(super) fn strip(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    for name in [AUTHORIZATION, CONTENT_LENGTH, HOST, COOKIE] {
-        headers.remove(name);
-    }
-    let ours: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(PREFIX))
-        .cloned()
-        .collect();
-    for name in ours {
-        headers.remove(name);
-    }
+/// Whether a header belongs to the connection by its own nature; others are named by `Connection`.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, TE | TRANSFER_ENCODING)
+        || matches!(
+            name.as_str(),
+            "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "trailer"
+                | "upgrade"
+        )
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
+/// The headers that `Connection` names.
+#[derive(Debug, Default)]
+struct Named(Vec<HeaderName>);
+
+impl Named {
+    fn note(&mut self, value: &HeaderValue) {
+        // What nearly everybody says; that header goes in any case.
+        if value == "keep-alive" {
+            return;
+        }
+        let names = value.to_str().unwrap_or_default().split(',');
+        self.0
+            .extend(names.filter_map(|name| name.trim().parse().ok()));
     }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
-        headers.remove(name);
+
+    fn remove_from(self, headers: &mut HeaderMap) {
+        for name in self.0 {
+            headers.remove(name);
+        }
     }
 }
 
@@ -142,34 +207,55 @@ pub(super) fn add_connector_headers(
 /// Makes a response's headers the gateway's: without what belongs to the connection, with word
 /// of whose error it is and what is left of the API's limits.
 pub(super) fn finish(headers: &mut HeaderMap, status: StatusCode) {
-    strip_hop_by_hop(headers);
-    headers.remove(DOWNSTREAM_ERROR);
+    let mut connection = Vec::new();
+    let mut named = Named::default();
+    let mut limits = [None, None, None];
+    for (name, value) in &*headers {
+        if name == CONNECTION {
+            named.note(value);
+            connection.push(name.clone());
+        } else if is_hop_by_hop(name) || name == DOWNSTREAM_ERROR {
+            connection.push(name.clone());
+        } else if let Some((which, rank)) = limit(name.as_str())
+            && limits[which].as_ref().is_none_or(|(best, _)| rank < *best)
+        {
+            limits[which] = Some((rank, value.clone()));
+        }
+    }
+    for name in connection {
+        headers.remove(name);
+    }
+    named.remove_from(headers);
     if status.is_client_error() || status.is_server_error() {
         headers.insert(DOWNSTREAM_ERROR, HeaderValue::from_static("true"));
     }
-    const LIMITS: [(&str, &[&str]); 3] = [
-        (
-            "x-downstream-ratelimit-limit",
-            &["x-ratelimit-limit", "ratelimit-limit", "x-rate-limit-limit"],
-        ),
-        (
-            "x-downstream-ratelimit-remaining",
-            &[
-                "x-ratelimit-remaining",
-                "ratelimit-remaining",
-                "x-rate-limit-remaining",
-            ],
-        ),
-        (
-            "x-downstream-ratelimit-reset",
-            &["x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"],
-        ),
-    ];
-    for (ours, theirs) in LIMITS {
-        if let Some(value) = theirs.iter().find_map(|name| headers.get(*name)).cloned() {
-            headers.insert(ours, value);
+    for (name, value) in LIMITS.into_iter().zip(limits) {
+        if let Some((_, value)) = value {
+            headers.insert(HeaderName::from_static(name), value);
         }
     }
+}
+
+const LIMITS: [&str; 3] = [
+    "x-downstream-ratelimit-limit",
+    "x-downstream-ratelimit-remaining",
+    "x-downstream-ratelimit-reset",
+];
+
+/// Which of [`LIMITS`] a header of the API stands for, and how far behind other spellings.
+fn limit(name: &str) -> Option<(usize, usize)> {
+    let spellings = ["x-ratelimit-", "ratelimit-", "x-rate-limit-"];
+    let (rank, what) = spellings
+        .iter()
+        .enumerate()
+        .find_map(|(rank, spelling)| Some((rank, name.strip_prefix(spelling)?)))?;
+    let which = match what {
+        "limit" => 0,
+        "remaining" => 1,
+        "reset" => 2,
+        _ => return None,
+    };
+    Some((which, rank))
 }
 
 #[cfg(test)]
@@ -190,7 +276,7 @@ mod tests {
 
     #[test]
     fn nothing_of_ours_and_nothing_of_the_connection_goes_on() {
-        let mut headers = map(&[
+        let headers = map(&[
             ("authorization", "Bearer key"),
             ("x-apideck-app-id", "a"),
             ("x-apideck-anything", "b"),
@@ -204,8 +290,10 @@ mod tests {
             ("accept", "*/*"),
             ("x-custom", "stays"),
         ]);
-        strip(&mut headers);
-        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        let (directions, onward) = Directions::take(headers);
+        assert_eq!(directions.key.unwrap(), "Bearer key");
+        assert_eq!(directions.application.get(), Some("a"));
+        let mut names: Vec<_> = onward.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "x-custom"]);
     }
@@ -218,16 +306,31 @@ mod tests {
             ("x-apideck-timeout", "1500"),
             ("x-apideck-downstream-method", "patch"),
         ]);
-        let directions = Directions::read(&headers).unwrap();
-        assert_eq!(directions.service, None);
+        let (directions, _) = Directions::take(headers.clone());
+        assert!(directions.check().is_ok());
+        assert_eq!(directions.service.get(), None);
+        assert_eq!(directions.url.get(), Some("/x"));
         assert_eq!(directions.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(directions.method, Some(Method::PATCH));
         headers.insert("x-apideck-timeout", HeaderValue::from_static("soon"));
-        assert_eq!(Directions::read(&headers).unwrap_err().status(), 400);
+        let (directions, _) = Directions::take(headers);
+        assert_eq!(directions.check().unwrap_err().status(), 400);
+        let (nothing, _) = Directions::take(HeaderMap::new());
         assert_eq!(
-            Directions::read(&HeaderMap::new()).unwrap_err().type_name(),
+            nothing.url.required("x").unwrap_err().type_name(),
             "RequestHeadersValidationError"
         );
+    }
+
+    #[test]
+    fn several_values_of_a_header_go_on_in_order() {
+        let mut headers = map(&[("accept", "a"), ("x-b", "1")]);
+        headers.append("accept", HeaderValue::from_static("b"));
+        headers.append("x-b", HeaderValue::from_static("2"));
+        let (_, onward) = Directions::take(headers);
+        let values = |name| onward.get_all(name).iter().collect::<Vec<_>>();
+        assert_eq!(values("accept"), ["a", "b"]);
+        assert_eq!(values("x-b"), ["1", "2"]);
     }
 
     #[test]

@@ -18,12 +18,12 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokenward::{
-    ConnectionKey, Token, Vault,
+    ApplicationId, ConnectionKey, ConsumerId, Token, Vault,
     connector::Meaning,
     time::{Clock, Moment},
     vault::Resolved,
 };
-use url::Url;
+use tokio::time::Instant;
 
 pub use body::GatewayBody;
 
@@ -31,10 +31,11 @@ use self::{
     body::{OutBody, Replayable},
     headers::Directions,
     retry::{Retries, Verdict},
+    target::Target,
     upstream::{Upstream, UpstreamBody, UpstreamError},
 };
 use crate::{
-    api::{ApiError, Caller, Keys},
+    api::{ApiError, Keys},
     egress::{AddressRules, Connector, RefusedAddress},
     observe::{Metrics, metrics::Again},
 };
@@ -72,15 +73,21 @@ pub struct Gateway {
     config: GatewayConfig,
 }
 
-/// One request on its way.
-struct Trip<'a> {
-    gateway: &'a Gateway,
-    resolved: Arc<Resolved>,
+/// A request as it came.
+struct Call {
     directions: Directions,
     method: Method,
     headers: http::HeaderMap,
     body: Replayable,
+    began: Moment,
     deadline: Moment,
+}
+
+/// One request on its way.
+struct Trip<'a> {
+    gateway: &'a Gateway,
+    call: &'a Call,
+    resolved: Arc<Resolved>,
 }
 
 /// An API's answer, with what of its body was read to understand it.
@@ -99,11 +106,10 @@ impl Gateway {
         metrics: Metrics,
         config: GatewayConfig,
     ) -> Self {
-        let clock = vault.clock().clone();
         Self {
             vault,
             keys,
-            upstream: Upstream::new(connector, clock),
+            upstream: Upstream::new(connector),
             rules,
             metrics,
             config,
@@ -125,96 +131,111 @@ impl Gateway {
     }
 
     /// Answers one request to `/proxy`.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<GatewayBody> {
-        let began = self.vault.clock().now();
-        let result = self.forward(request, began).await;
-        let took = began.until(self.vault.clock().now());
-        match result {
-            Ok(response) => {
-                self.metrics.proxied(Some(response.status()), took);
-                response
-            }
-            Err(error) => {
-                self.metrics.proxied(None, took);
-                tracing::info!(
-                    status = error.status().as_u16(),
-                    kind = error.type_name(),
-                    message = error.message(),
-                    "request not proxied"
-                );
-                error.into_response().map(GatewayBody::from)
+    pub fn handle(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<GatewayBody>> + Send {
+        // Boxed once, so that it need not be copied from one future into the next.
+        let call = Box::new(self.call(request));
+        async move {
+            let result = self.forward(&call).await;
+            let took = call.began.until(self.vault.clock().now());
+            match result {
+                Ok(response) => {
+                    self.metrics.proxied(Some(response.status()), took);
+                    response
+                }
+                Err(error) => {
+                    self.metrics.proxied(None, took);
+                    tracing::info!(
+                        status = error.status().as_u16(),
+                        kind = error.type_name(),
+                        message = error.message(),
+                        "request not proxied"
+                    );
+                    error.into_response().map(GatewayBody::from)
+                }
             }
         }
     }
 
-    async fn forward(
-        &self,
-        request: Request<Incoming>,
-        began: Moment,
-    ) -> Result<Response<GatewayBody>, ApiError> {
+    fn call(&self, request: Request<Incoming>) -> Call {
+        let began = self.vault.clock().now();
         let (parts, body) = request.into_parts();
-        let caller = self.keys.authenticate(&parts.headers).await?;
-        let directions = Directions::read(&parts.headers)?;
-        let key = self
-            .connection(&caller, &directions, &parts.headers)
-            .await?;
-        let resolved = self.vault.resolve(&key).await?;
-        let mut headers = parts.headers;
-        headers::strip(&mut headers);
-        let trip = Trip {
-            gateway: self,
-            resolved,
-            method: directions.method.clone().unwrap_or(parts.method),
+        let (mut directions, headers) = Directions::take(parts.headers);
+        Call {
+            method: directions.method.take().unwrap_or(parts.method),
             headers,
             body: Replayable::new(body, self.config.replay_limit),
+            began,
             deadline: began + directions.timeout.unwrap_or(self.config.timeout),
             directions,
+        }
+    }
+
+    async fn forward(&self, call: &Call) -> Result<Response<GatewayBody>, ApiError> {
+        let directions = &call.directions;
+        let application = directions.application.get();
+        self.keys
+            .check(directions.key.as_ref(), application)
+            .await?;
+        directions.check()?;
+        let trip = Trip {
+            gateway: self,
+            call,
+            resolved: self.connection(directions).await?,
         };
         trip.run().await
     }
 
-    /// The connection that the headers name. Without a service id, the consumer's only one under
-    /// the unified API.
-    async fn connection(
+    /// The connection that the headers name.
+    async fn connection(&self, directions: &Directions) -> Result<Arc<Resolved>, ApiError> {
+        directions.url.required("x-apideck-downstream-url")?;
+        let application = directions.application.required("x-apideck-app-id")?;
+        let consumer = directions.consumer.required("x-apideck-consumer-id")?;
+        let service = directions.service.get();
+        let api = directions.unified_api.get().or_else(|| {
+            let connector = self.vault.catalogue().find(service?)?;
+            match connector.unified_apis.as_slice() {
+                [only] => Some(only),
+                _ => None,
+            }
+        });
+        if let (Some(service), Some(api)) = (service, api) {
+            if let Some(resolved) = self.vault.resolved(application, consumer, api, service) {
+                return Ok(resolved);
+            }
+            let key = ConnectionKey::new(application, consumer, api, service);
+            return Ok(Box::pin(self.vault.resolve(&key)).await?);
+        }
+        let only =
+            Box::pin(self.only_connection(application.into(), consumer.into(), service, api));
+        Ok(self.vault.resolve(&only.await?).await?)
+    }
+
+    /// The consumer's only connection of a service, or under a unified API.
+    async fn only_connection(
         &self,
-        caller: &Caller,
-        directions: &Directions,
-        headers: &http::HeaderMap,
+        application: ApplicationId,
+        consumer: ConsumerId,
+        service: Option<&str>,
+        api: Option<&str>,
     ) -> Result<ConnectionKey, ApiError> {
-        let consumer = caller.consumer(headers)?;
-        let key = |api: &str, service: &str| {
-            ConnectionKey::new(caller.application.clone(), consumer.clone(), api, service)
-        };
-        if let (Some(service), Some(api)) = (&directions.service, &directions.unified_api) {
-            return Ok(key(api, service));
-        }
-        if directions.service.is_none() && directions.unified_api.is_none() {
+        if service.is_none() && api.is_none() {
             return Err(ApiError::missing_header("x-apideck-service-id"));
-        }
-        if let Some(service) = &directions.service
-            && let Some(connector) = self.vault.catalogue().find(service)
-            && let [only] = connector.unified_apis.as_slice()
-        {
-            return Ok(key(only, service));
         }
         let all = self
             .vault
             .store()
-            .connections(&caller.application, Some(&consumer))
+            .connections(&application, Some(&consumer))
             .await
             .map_err(|e| ApiError::store(&e.0))?;
         let mut fitting = all
             .into_iter()
             .map(|connection| connection.key)
             .filter(|key| {
-                directions
-                    .service
-                    .as_deref()
-                    .is_none_or(|service| key.service.as_str() == service)
-                    && directions
-                        .unified_api
-                        .as_deref()
-                        .is_none_or(|api| *key.unified_api == *api)
+                service.is_none_or(|service| key.service.as_str() == service)
+                    && api.is_none_or(|api| *key.unified_api == *api)
             });
         match (fitting.next(), fitting.next()) {
             (Some(key), None) => Ok(key),
@@ -229,8 +250,8 @@ impl Gateway {
 }
 
 impl Trip<'_> {
-    async fn run(self) -> Result<Response<GatewayBody>, ApiError> {
-        if self.directions.authorization.is_some() {
+    async fn run(&self) -> Result<Response<GatewayBody>, ApiError> {
+        if self.call.directions.authorization.is_some() {
             let target = self.target(None)?;
             let heard = self.send(&target, None).await?;
             return Ok(self.finish(heard));
@@ -242,16 +263,16 @@ impl Trip<'_> {
             .await?;
         let mut target = self.target(Some(&token))?;
         let mut heard = self.send(&target, Some(&token)).await?;
-        if self.says_expired(&mut heard).await {
-            match self
-                .gateway
-                .vault
-                .rejected(&self.resolved, &token, self.left())
-                .await?
-            {
+        let status = heard.response.status().as_u16();
+        if self.resolved.connector.api.concerns_token(status)
+            && Box::pin(self.says_expired(&mut heard)).await
+        {
+            let wait = self.left();
+            let vault = &self.gateway.vault;
+            match Box::pin(vault.rejected(&self.resolved, &token, wait)).await? {
                 // The token is younger than any expiry: the API means something else by it.
                 None => {}
-                Some(newer) if self.body.can_replay() => {
+                Some(newer) if self.call.body.can_replay() => {
                     self.gateway.metrics.proxied_again(Again::Rejected);
                     token = newer;
                     target = self.target(Some(&token))?;
@@ -260,8 +281,8 @@ impl Trip<'_> {
                 Some(_) => return Err(ApiError::not_replayable(self.gateway.config.replay_limit)),
             }
         }
-        if self.directions.follow_redirects {
-            heard = self.follow(heard, target, &token).await?;
+        if self.call.directions.follow_redirects {
+            heard = Box::pin(self.follow(heard, target, &token)).await?;
         }
         Ok(self.finish(heard))
     }
@@ -270,27 +291,38 @@ impl Trip<'_> {
         self.gateway.vault.clock()
     }
 
-    fn left(&self) -> Duration {
-        self.clock().now().until(self.deadline)
+    /// The deadline on the runtime's clock.
+    #[expect(clippy::disallowed_methods, reason = "for the runtime's own timer")]
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.left()
     }
 
-    fn target(&self, token: Option<&Token>) -> Result<Url, ApiError> {
-        target::resolve(&self.directions.url, &self.resolved, token)
+    fn left(&self) -> Duration {
+        self.clock().now().until(self.call.deadline)
+    }
+
+    fn target(&self, token: Option<&Token>) -> Result<Target, ApiError> {
+        let given = self.call.directions.url.get().unwrap_or_default();
+        target::resolve(given, &self.resolved, token, &self.gateway.rules)
     }
 
     /// Sends the request, again where that is safe, until the API answers or the time is up.
-    async fn send(&self, target: &Url, token: Option<&Token>) -> Result<Heard, ApiError> {
-        target::check(target, &self.resolved, &self.gateway.rules)?;
-        let mut retries = Retries::new(&self.method, &self.headers, self.gateway.config.retries);
+    async fn send(&self, target: &Target, token: Option<&Token>) -> Result<Heard, ApiError> {
+        let mut retries = Retries::new(
+            &self.call.method,
+            &self.call.headers,
+            self.gateway.config.retries,
+        );
         loop {
-            let request = self.request(target, token)?;
-            let answer =
-                tokio::time::timeout(self.left(), self.gateway.upstream.request(request)).await;
-            let Ok(result) = answer else {
-                let detail = format!("{} did not answer in time", host(target));
+            let request = self.request(token);
+            let deadline = self.deadline();
+            let upstream = &self.gateway.upstream;
+            let result = upstream.request(target, request, deadline).await;
+            if let Err(UpstreamError::TimedOut) = result {
+                let detail = format!("{} did not answer in time", target.host());
                 return Err(ApiError::timed_out(&detail));
-            };
-            let verdict = retries.judge(&result, self.left(), self.body.can_replay());
+            }
+            let verdict = retries.judge(&result, self.left(), self.call.body.can_replay());
             match (verdict, result) {
                 (Verdict::Again(pause), _) => {
                     self.gateway.metrics.proxied_again(Again::Failed);
@@ -307,31 +339,26 @@ impl Trip<'_> {
         }
     }
 
-    fn request(&self, target: &Url, token: Option<&Token>) -> Result<Request<OutBody>, ApiError> {
-        let uri = target::uri(target)?;
-        let mut request = Request::new(self.body.read());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
+    fn request(&self, token: Option<&Token>) -> Request<OutBody> {
+        let mut request = Request::new(self.call.body.read());
+        *request.method_mut() = self.call.method.clone();
+        *request.headers_mut() = self.call.headers.clone();
         let headers = request.headers_mut();
         headers::add_connector_headers(headers, &self.resolved, token);
-        match (&self.directions.authorization, token) {
+        match (&self.call.directions.authorization, token) {
             (Some(own), _) => headers.insert(header::AUTHORIZATION, own.clone()),
             (None, Some(token)) => {
                 headers.insert(header::AUTHORIZATION, token.authorization().clone())
             }
             (None, None) => None,
         };
-        Ok(request)
+        request
     }
 
     /// Whether the API rejected the token as expired. Reads a bounded part of an error's body.
     async fn says_expired(&self, heard: &mut Heard) -> bool {
         let status = heard.response.status().as_u16();
         let api = &self.resolved.connector.api;
-        if !api.concerns_token(status) {
-            return false;
-        }
         if !api.signals.is_empty() {
             let reading = body::peek(heard.response.body_mut());
             heard.read = tokio::time::timeout(self.left(), reading)
@@ -345,22 +372,23 @@ impl Trip<'_> {
     async fn follow(
         &self,
         mut heard: Heard,
-        mut at: Url,
+        mut at: Target,
         token: &Token,
     ) -> Result<Heard, ApiError> {
         const MOST: usize = 5;
         for _ in 0..MOST {
-            let next = match self.method {
+            let next = match self.call.method {
                 Method::GET | Method::HEAD => target::redirect(&heard.response, &at),
                 _ => None,
             };
+            let next = next.map(|next| target::checked(&next, &self.resolved, &self.gateway.rules));
             match next {
-                Some(next) if target::allowed(&next, &self.resolved) => {
+                Some(Ok(next)) => {
                     heard = self.send(&next, Some(token)).await?;
                     at = next;
                 }
                 // Elsewhere the caller may go, but not the token.
-                _ => break,
+                Some(Err(_)) | None => break,
             }
         }
         Ok(heard)
@@ -372,7 +400,7 @@ impl Trip<'_> {
         headers::finish(&mut parts.headers, parts.status);
         tracing::debug!(
             connection = %self.resolved.key,
-            method = %self.method,
+            method = %self.call.method,
             status = parts.status.as_u16(),
             "proxied"
         );
@@ -380,12 +408,8 @@ impl Trip<'_> {
     }
 }
 
-fn host(url: &Url) -> &str {
-    url.host_str().unwrap_or_default()
-}
-
 /// In words for the caller. A private address is the request's fault, the rest is the network's.
-fn unreachable(target: &Url, error: &UpstreamError) -> ApiError {
+fn unreachable(target: &Target, error: &UpstreamError) -> ApiError {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     let mut last = error.to_string();
     while let Some(present) = cause {
@@ -400,6 +424,6 @@ fn unreachable(target: &Url, error: &UpstreamError) -> ApiError {
     }
     ApiError::downstream(
         StatusCode::BAD_GATEWAY,
-        format!("{} cannot be reached: {last}", host(target)),
+        format!("{} cannot be reached: {last}", target.host()),
     )
 }

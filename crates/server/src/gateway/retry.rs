@@ -56,6 +56,8 @@ impl Retries {
             },
             // Never written to the wire, whatever the method.
             Err(UpstreamError::Connect(_)) => self.pause(&HeaderMap::new()),
+            // There is no time for another.
+            Err(UpstreamError::TimedOut) => None,
             Err(_) if self.repeatable => self.pause(&HeaderMap::new()),
             Err(_) => None,
         };
@@ -98,7 +100,10 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(28);
 
-    fn answer(status: u16, retry_after: Option<&'static str>) -> Result<Response<()>, UpstreamError> {
+    fn answer(
+        status: u16,
+        retry_after: Option<&'static str>,
+    ) -> Result<Response<()>, UpstreamError> {
         let mut response = Response::new(());
         *response.status_mut() = status.try_into().unwrap();
         if let Some(value) = retry_after {

@@ -1,8 +1,14 @@
 //! Where a request goes, and whether a token may go there.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use http::{Response, Uri, header::LOCATION};
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response, Uri,
+    header::LOCATION,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use tokenward::{
     Token,
     connector::{Template, TemplateError},
@@ -12,13 +18,57 @@ use url::Url;
 
 use crate::{api::ApiError, egress::AddressRules};
 
-/// The absolute URL of `x-apideck-downstream-url`: as given, or relative to the connector's base,
-/// with `{setting}` places filled from the connection's settings.
+/// Where a request goes: an origin to which the token may go, and what is asked for there.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) origin: Arc<Origin>,
+    pub(super) path: PathAndQuery,
+}
+
+/// A scheme, host and port to which a connection's token may go.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// As a URL begins that leads there.
+    prefix: Box<str>,
+    pub(super) scheme: Scheme,
+    pub(super) authority: Authority,
+    /// The value of the `Host` header.
+    pub(super) host: HeaderValue,
+}
+
+/// What was found out about a connection's URLs, kept with the connection: the origin that the
+/// last one led to. Most connections have only one.
+#[derive(Debug, Default)]
+struct LastOrigin(ArcSwapOption<Origin>);
+
+impl Target {
+    /// The host's name or address.
+    pub(super) fn host(&self) -> &str {
+        self.origin.authority.host()
+    }
+
+    /// The absolute URI.
+    pub(super) fn uri(&self) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.origin.scheme.clone());
+        parts.authority = Some(self.origin.authority.clone());
+        parts.path_and_query = Some(self.path.clone());
+        Uri::from_parts(parts).expect("all three parts are there")
+    }
+}
+
+/// The target of `x-apideck-downstream-url`: as given, or relative to the connector's base, with
+/// `{setting}` places filled from the connection's settings.
+///
+/// # Errors
+///
+/// 400 if it is not a URL, 403 if no token may go there.
 pub(super) fn resolve(
     given: &str,
     resolved: &Resolved,
     token: Option<&Token>,
-) -> Result<Url, ApiError> {
+    rules: &AddressRules,
+) -> Result<Target, ApiError> {
     let given = fill_places(given, resolved)?;
     let absolute = given.starts_with("https://") || given.starts_with("http://");
     let text = if absolute {
@@ -30,29 +80,95 @@ pub(super) fn resolve(
         } else {
             "/"
         };
-        format!("{}{slash}{given}", base.trim_end_matches('/'))
+        Cow::Owned(format!("{}{slash}{given}", base.trim_end_matches('/')))
     };
+    let last = resolved.attached(LastOrigin::default);
+    if let Some(origin) = last.and_then(|last| last.0.load_full())
+        && let Some(path) = origin.path_of(&text)
+    {
+        return Ok(Target { origin, path });
+    }
     let url = Url::parse(&text)
         .map_err(|_| ApiError::bad_header("x-apideck-downstream-url is not a URL"))?;
-    if allowed(&url, resolved) {
-        return Ok(url);
+    let target = checked(&url, resolved, rules)?;
+    if let Some(last) = last {
+        last.0.store(Some(target.origin.clone()));
     }
-    Err(ApiError::forbidden_host(format!(
+    Ok(target)
+}
+
+impl Origin {
+    /// Different for different origins.
+    pub(super) fn name(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What a URL asks for, if it is plain to see that it leads here, and that it says what it
+    /// means: that reading it as a URL would change nothing.
+    fn path_of(&self, text: &str) -> Option<PathAndQuery> {
+        let rest = text.strip_prefix(&*self.prefix)?;
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/=&+,;:@!$()*%".contains(&byte);
+        // A part of a path that leads up: `.`, `..`, and either in disguise.
+        let leads_up = || path.contains("/.") || path.contains("%2e") || path.contains("%2E");
+        if !path.starts_with('/')
+            || !path.bytes().all(plain)
+            || !query.bytes().all(|byte| plain(byte) || byte == b'?')
+            || leads_up()
+        {
+            return None;
+        }
+        PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(rest.as_bytes())).ok()
+    }
+}
+
+/// A URL as a target, if a token may go there: its origin is on the connector's list, and it is
+/// not an address that may not be reached (those pass no resolver).
+pub(super) fn checked(
+    url: &Url,
+    resolved: &Resolved,
+    rules: &AddressRules,
+) -> Result<Target, ApiError> {
+    if !allowed(url, resolved) {
+        return Err(forbidden(url, resolved));
+    }
+    rules
+        .check_literal(url)
+        .map_err(|refused| ApiError::forbidden_host(refused.to_string()))?;
+    let unusable =
+        || ApiError::bad_header("x-apideck-downstream-url cannot be sent as a request target");
+    // A fragment stays at home.
+    let text = url.as_str().split('#').next().unwrap_or_default();
+    let parts = text.parse::<Uri>().map_err(|_| unusable())?.into_parts();
+    let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+        return Err(unusable());
+    };
+    let origin = Origin {
+        prefix: url.origin().ascii_serialization().into(),
+        host: HeaderValue::from_str(authority.as_str()).map_err(|_| unusable())?,
+        scheme,
+        authority,
+    };
+    Ok(Target {
+        origin: Arc::new(origin),
+        path: parts
+            .path_and_query
+            .unwrap_or_else(|| PathAndQuery::from_static("/")),
+    })
+}
+
+fn forbidden(url: &Url, resolved: &Resolved) -> ApiError {
+    let hosts = &resolved.connector.api.hosts;
+    let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+    let port = url.port().map(|port| format!(":{port}"));
+    ApiError::forbidden_host(format!(
         "{}{} is not an allowed host of connector {}; allowed: {}",
         url.host_str().unwrap_or("the URL's host"),
-        url.port()
-            .map(|port| format!(":{port}"))
-            .unwrap_or_default(),
+        port.unwrap_or_default(),
         resolved.connector.id,
-        resolved
-            .connector
-            .api
-            .hosts
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    )))
+        hosts.join(", ")
+    ))
 }
 
 fn base(resolved: &Resolved, token: Option<&Token>) -> Result<String, ApiError> {
@@ -84,7 +200,10 @@ fn fill(
 }
 
 /// Apideck's `{setting}` places. Values may not change what the rest of the URL means.
-fn fill_places(given: &str, resolved: &Resolved) -> Result<String, ApiError> {
+fn fill_places<'a>(given: &'a str, resolved: &Resolved) -> Result<Cow<'a, str>, ApiError> {
+    if !given.contains('{') {
+        return Ok(Cow::Borrowed(given));
+    }
     let mut text = String::with_capacity(given.len());
     let mut rest = given;
     while let Some((before, after)) = rest.split_once('{') {
@@ -106,11 +225,11 @@ fn fill_places(given: &str, resolved: &Resolved) -> Result<String, ApiError> {
         rest = after;
     }
     text.push_str(rest);
-    Ok(text)
+    Ok(Cow::Owned(text))
 }
 
 /// Whether the connector's host list has the URL's origin.
-pub(super) fn allowed(url: &Url, resolved: &Resolved) -> bool {
+fn allowed(url: &Url, resolved: &Resolved) -> bool {
     let context = resolved.context(None);
     resolved
         .connector
@@ -120,37 +239,13 @@ pub(super) fn allowed(url: &Url, resolved: &Resolved) -> bool {
         .any(|host| host.matches(url, &context))
 }
 
-/// The last check before anything is sent: the list, and addresses that no resolver will see.
-pub(super) fn check(
-    url: &Url,
-    resolved: &Resolved,
-    rules: &Arc<AddressRules>,
-) -> Result<(), ApiError> {
-    if !allowed(url, resolved) {
-        return Err(ApiError::forbidden_host(format!(
-            "{} is not an allowed host",
-            url.host_str().unwrap_or_default()
-        )));
-    }
-    rules
-        .check_literal(url)
-        .map_err(|refused| ApiError::forbidden_host(refused.to_string()))
-}
-
-/// The URL as hyper wants it. A fragment stays at home.
-pub(super) fn uri(url: &Url) -> Result<Uri, ApiError> {
-    let text = url.as_str().split('#').next().unwrap_or_default();
-    text.parse().map_err(|_| {
-        ApiError::bad_header("x-apideck-downstream-url cannot be sent as a request target")
-    })
-}
-
 /// Where a redirect points, if the response is one.
-pub(super) fn redirect<B>(response: &Response<B>, from: &Url) -> Option<Url> {
+pub(super) fn redirect<B>(response: &Response<B>, from: &Target) -> Option<Url> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
     let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let from: Url = from.uri().to_string().parse().ok()?;
     from.join(location).ok()
 }
 

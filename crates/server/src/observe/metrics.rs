@@ -17,6 +17,8 @@ use tokenward::{
     refresh::ledger::FailureKind,
 };
 
+use super::sharded::{Durations, Sharded};
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
@@ -37,23 +39,26 @@ struct Event {
     event: &'static str,
 }
 
+/// For what each request counts.
+type Count = Counter<u64, Sharded>;
+
 /// All metrics of a process.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
     refreshes: Family<Outcome, Counter>,
-    served_fresh: Counter,
-    served_joined: Counter,
-    served_stale: Counter,
-    served_failed: Counter,
+    served_fresh: Count,
+    served_joined: Count,
+    served_stale: Count,
+    served_failed: Count,
     flights: Gauge,
     waiters: Histogram,
     flight_seconds: Histogram,
     claims_lost: Counter,
     spool_depth: Gauge,
     grants: Family<Event, Counter>,
-    proxied: [Counter; 6],
-    proxy_seconds: Histogram,
+    proxied: [Count; 6],
+    proxy_seconds: Durations,
     proxy_again: Family<Event, Counter>,
 }
 
@@ -77,7 +82,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("tokenward");
         let refreshes = Family::<Outcome, Counter>::default();
         registry.register("refreshes", "Refresh flights by outcome", refreshes.clone());
-        let served = Family::<How, Counter>::default();
+        let served = Family::<How, Count>::default();
         registry.register(
             "tokens_served",
             "Callers by how they got their token",
@@ -119,13 +124,13 @@ impl Default for Metrics {
             "Runs of failures begun, runs ended, grants died",
             grants.clone(),
         );
-        let by_status = Family::<Status, Counter>::default();
+        let by_status = Family::<Status, Count>::default();
         registry.register(
             "proxied_requests",
             "Proxied requests by status class",
             by_status.clone(),
         );
-        let proxy_seconds = Histogram::new(exponential_buckets(0.0005, 2.0, 17));
+        let proxy_seconds = Durations::default();
         registry.register(
             "proxy_duration_seconds",
             "From a proxied request to its response's head",
@@ -179,7 +184,7 @@ impl Metrics {
     pub fn proxied(&self, status: Option<http::StatusCode>, took: Duration) {
         let class = status.map_or(0, |status| usize::from(status.as_u16() / 100).min(5));
         self.proxied[class].inc();
-        self.proxy_seconds.observe(took.as_secs_f64());
+        self.proxy_seconds.observe(took);
     }
 
     /// A request was sent to an API a second time.

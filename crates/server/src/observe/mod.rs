@@ -2,5 +2,6 @@
 
 pub mod logs;
 pub mod metrics;
+mod sharded;
 
 pub use metrics::Metrics;

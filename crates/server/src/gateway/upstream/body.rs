@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -9,10 +10,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{
-    Link, drive,
-    pool::{Origin, Pool},
-};
+use super::{link::Link, pool::Pool};
+use crate::gateway::target::Origin;
 
 /// How many frames of an answer that nobody wants are read, to keep its connection.
 const UNWANTED: usize = 16;
@@ -28,21 +27,19 @@ pub(in crate::gateway) struct UpstreamBody {
 /// A connection in use.
 #[derive(Debug)]
 pub(super) struct Lease {
-    link: Link,
+    link: Box<Link>,
     pool: Pool,
-    origin: Origin,
+    origin: Arc<Origin>,
 }
 
 impl Lease {
-    pub(super) fn new(link: Link, pool: Pool, origin: Origin) -> Self {
+    pub(super) fn new(link: Box<Link>, pool: Pool, origin: Arc<Origin>) -> Self {
         Self { link, pool, origin }
     }
 
     /// The answer is complete: the connection is kept, if it is in order.
     fn end(mut self) {
-        // It comes to rest, and forgets the waker of the task that used it.
-        drive(&mut self.link.driver, &mut Context::from_waker(Waker::noop()));
-        if self.link.driver.is_some() && self.link.sender.is_ready() {
+        if self.link.rest() {
             self.pool.keep(&self.origin, self.link);
         }
     }
@@ -84,10 +81,14 @@ impl Body for UpstreamBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        if let Some(lease) = &mut this.lease {
-            drive(&mut lease.link.driver, context);
-        }
-        match ready!(Pin::new(&mut this.incoming).poll_frame(context)) {
+        let incoming = &mut this.incoming;
+        let polled = match &mut this.lease {
+            Some(lease) => lease.link.poll_until(context, |_, context| {
+                Pin::new(&mut *incoming).poll_frame(context)
+            }),
+            None => Pin::new(incoming).poll_frame(context),
+        };
+        match ready!(polled) {
             Some(Ok(frame)) => {
                 this.settle();
                 Poll::Ready(Some(Ok(frame)))

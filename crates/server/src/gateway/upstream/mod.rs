@@ -6,37 +6,27 @@
 //! nobody else is woken. HTTP/2 connections serve many requests at once, and keep their own task.
 
 mod body;
+mod link;
 mod pool;
 
-use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
-use http::{HeaderValue, Request, Response, Uri, Version, header::HOST, uri::PathAndQuery};
+use http::{Request, Response, Uri, Version, header::HOST};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::{
     client::legacy::connect::Connection as _,
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use tokenward::time::Clock;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tower::{BoxError, ServiceExt as _};
 
 pub(super) use self::body::UpstreamBody;
-use self::{
-    body::Lease,
-    pool::{Origin, Pool},
-};
-use super::body::OutBody;
+use self::{body::Lease, link::Link, pool::Pool};
+use super::{body::OutBody, target::Target};
 use crate::egress::Connector;
 
 type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
-type Driver = http1::Connection<Io, OutBody>;
 
 /// For DNS, connect and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +40,9 @@ pub(super) enum UpstreamError {
     /// Some of it may have been.
     #[error("{0}")]
     Exchange(#[source] hyper::Error),
+    /// The caller's time was up first.
+    #[error("no answer in time")]
+    TimedOut,
 }
 
 /// A client with a pool of its own: each worker has one, so that cores share nothing.
@@ -59,42 +52,38 @@ pub(super) struct Upstream {
     pool: Pool,
 }
 
-/// An HTTP/1.1 connection with its driver, which makes progress only while it is polled.
-#[derive(Debug)]
-struct Link {
-    sender: http1::SendRequest<OutBody>,
-    /// `None` once the connection has ended. Boxed: it is large, and moves with each request.
-    driver: Option<Box<Driver>>,
-}
-
 #[derive(Debug)]
 enum Connection {
-    Http1(Link),
+    Http1(Box<Link>),
     Http2(http2::SendRequest<OutBody>),
 }
 
+/// How an exchange failed; the request, if nothing of it was written.
+enum Failure {
+    TimedOut,
+    Failed(Box<TrySendError<Request<OutBody>>>),
+}
+
 impl Upstream {
-    pub(super) fn new(connector: Connector, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(connector: Connector) -> Self {
         Self {
             connector,
-            pool: Pool::new(clock),
+            pool: Pool::default(),
         }
     }
 
     /// The same way, with a pool of its own.
     pub(super) fn another(&self) -> Self {
-        Self {
-            connector: self.connector.clone(),
-            pool: self.pool.another(),
-        }
+        Self::new(self.connector.clone())
     }
 
-    /// Closes what has been idle for too long.
+    /// Closes what has been idle for some [`sweep`](Self::sweep)s.
     pub(super) fn sweep(&self) {
         self.pool.sweep();
     }
 
-    /// Sends a request to an absolute URI.
+    /// Sends a request to its target (its own URI is made from that), and waits for the head of
+    /// the answer, at most until `deadline`.
     ///
     /// # Errors
     ///
@@ -106,46 +95,52 @@ impl Upstream {
     /// Dropping the future closes an HTTP/1.1 connection, and resets an HTTP/2 stream.
     pub(super) async fn request(
         &self,
+        target: &Target,
         mut request: Request<OutBody>,
+        deadline: Instant,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let uri = request.uri().clone();
-        let origin = Origin::of(&uri)
-            .ok_or_else(|| UpstreamError::Connect("the URL has no host".into()))?;
         loop {
-            let (connection, kept) = match self.pool.take(&origin) {
+            let (connection, kept) = match self.pool.take(&target.origin) {
                 Some(connection) => (connection, true),
-                None => (self.connect(&origin, &uri).await?, false),
+                // Boxed, so that requests on a kept connection carry no room for it.
+                None => (Box::pin(self.connect(target, deadline)).await?, false),
             };
             let result = match connection {
-                Connection::Http1(link) => self.exchange(&origin, link, request).await,
-                Connection::Http2(sender) => exchange_shared(sender, request).await,
+                Connection::Http1(link) => self.exchange(target, link, request, deadline).await,
+                Connection::Http2(sender) => {
+                    Box::pin(exchange_shared(target, sender, request, deadline)).await
+                }
             };
-            match result {
+            let mut failed = match result {
                 Ok(response) => return Ok(response),
-                Err(mut failed) => match failed.take_message() {
-                    // Closed by the other side while nobody used it.
-                    Some(unsent) if kept => {
-                        request = unsent;
-                        *request.uri_mut() = uri.clone();
-                    }
-                    Some(_) => return Err(UpstreamError::Connect(failed.into_error().into())),
-                    None => return Err(UpstreamError::Exchange(failed.into_error())),
-                },
+                Err(Failure::TimedOut) => return Err(UpstreamError::TimedOut),
+                Err(Failure::Failed(failed)) => failed,
+            };
+            match failed.take_message() {
+                // Closed by the other side while nobody used it.
+                Some(unsent) if kept => request = unsent,
+                Some(_) => return Err(UpstreamError::Connect(failed.into_error().into())),
+                None => return Err(UpstreamError::Exchange(failed.into_error())),
             }
         }
     }
 
-    async fn connect(&self, origin: &Origin, uri: &Uri) -> Result<Connection, UpstreamError> {
-        let connecting = self.connector.clone().oneshot(uri.clone());
-        let io = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+    async fn connect(
+        &self,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<Connection, UpstreamError> {
+        let connecting = self.connector.clone().oneshot(target.uri());
+        let limited = tokio::time::timeout(CONNECT_TIMEOUT, connecting);
+        let io = tokio::time::timeout_at(deadline, limited)
             .await
+            .map_err(|_| UpstreamError::TimedOut)?
             .map_err(|_| UpstreamError::Connect("no connection was made in time".into()))?
             .map_err(UpstreamError::Connect)?;
         let failed = |error: hyper::Error| UpstreamError::Connect(error.into());
         if !io.connected().is_negotiated_h2() {
             let (sender, driver) = http1::handshake(io).await.map_err(failed)?;
-            let driver = Some(Box::new(driver));
-            return Ok(Connection::Http1(Link { sender, driver }));
+            return Ok(Connection::Http1(Box::new(Link::new(sender, driver))));
         }
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -155,46 +150,59 @@ impl Upstream {
             .await
             .map_err(failed)?;
         run_apart(driver);
-        self.pool.keep_shared(origin, &sender);
+        self.pool.keep_shared(&target.origin, &sender);
         Ok(Connection::Http2(sender))
     }
 
     async fn exchange(
         &self,
-        origin: &Origin,
-        mut link: Link,
+        target: &Target,
+        mut link: Box<Link>,
         mut request: Request<OutBody>,
-    ) -> Result<Response<UpstreamBody>, TrySendError<Request<OutBody>>> {
-        to_origin_form(&mut request, origin);
+        deadline: Instant,
+    ) -> Result<Response<UpstreamBody>, Failure> {
+        // The host is in a header, and only the path in the request line (RFC 9112 section 3.2).
+        let host = target.origin.host.clone();
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = Uri::from(target.path.clone());
+        *request.version_mut() = Version::HTTP_11;
         let upload = request.body().progress();
-        let driver = &mut link.driver;
-        // Unconstrained, because only a real waker is woken when a task's budget is used up.
-        let answer = tokio::task::coop::unconstrained(link.sender.try_send_request(request));
-        let mut answer = pin!(answer);
+        link.set_timer(deadline);
+        let mut answer = pin!(link.sender.try_send_request(request));
         let response = poll_fn(|context| {
-            drive(driver, context);
-            // Only the driver brings an answer, and it has just been polled.
-            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            link.poll_until(context, |link, context| {
+                if let Poll::Ready(result) = answer.as_mut().poll(context) {
+                    return Poll::Ready(result.map_err(|e| Failure::Failed(Box::new(e))));
+                }
+                link.poll_timer(context).map(|()| Err(Failure::TimedOut))
+            })
         })
         .await?;
         if upload.is_some_and(|upload| !upload.has_ended()) {
             // The API answers before it has heard all: both directions must go on by themselves.
-            if let Some(driver) = link.driver {
-                run_apart(*driver);
+            if let Some(driver) = link.into_driver() {
+                run_apart(driver);
             }
             return Ok(response.map(UpstreamBody::shared));
         }
-        let lease = Lease::new(link, self.pool.clone(), origin.clone());
+        let lease = Lease::new(link, self.pool.clone(), target.origin.clone());
         Ok(response.map(|incoming| UpstreamBody::leased(incoming, lease)))
     }
 }
 
 async fn exchange_shared(
+    target: &Target,
     mut sender: http2::SendRequest<OutBody>,
     mut request: Request<OutBody>,
-) -> Result<Response<UpstreamBody>, TrySendError<Request<OutBody>>> {
+    deadline: Instant,
+) -> Result<Response<UpstreamBody>, Failure> {
+    request.headers_mut().remove(HOST);
+    *request.uri_mut() = target.uri();
     *request.version_mut() = Version::HTTP_2;
-    let response = sender.try_send_request(request).await?;
+    let response = tokio::time::timeout_at(deadline, sender.try_send_request(request))
+        .await
+        .map_err(|_| Failure::TimedOut)?
+        .map_err(|error| Failure::Failed(Box::new(error)))?;
     Ok(response.map(UpstreamBody::shared))
 }
 
@@ -210,38 +218,4 @@ where
         // Who uses the connection is told what went wrong.
         let _ = driver.await;
     });
-}
-
-/// Polls a driver that has not ended. What is wrong with its connection, the exchange is told.
-fn drive(driver: &mut Option<Box<Driver>>, context: &mut Context<'_>) {
-    if let Some(running) = driver
-        && let Poll::Ready(_) = Pin::new(running).poll(context)
-    {
-        *driver = None;
-    }
-}
-
-/// HTTP/1.1 has the host in a header, and only the path in the request line (RFC 9112 section 3.2).
-fn to_origin_form(request: &mut Request<OutBody>, origin: &Origin) {
-    let host = origin.host().clone();
-    request.headers_mut().entry(HOST).or_insert(host);
-    let path = request.uri().path_and_query().cloned();
-    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from(path);
-    *request.version_mut() = Version::HTTP_11;
-}
-
-/// The `Host` header's value: the authority without a user, and without the scheme's own port
-/// (RFC 9110 section 7.2).
-fn host_header(uri: &Uri) -> Option<HeaderValue> {
-    let host = uri.host()?;
-    let own = if uri.scheme_str() == Some("https") {
-        443
-    } else {
-        80
-    };
-    match uri.port_u16().filter(|port| *port != own) {
-        None => HeaderValue::from_str(host).ok(),
-        Some(port) => HeaderValue::try_from(format!("{host}:{port}")).ok(),
-    }
 }

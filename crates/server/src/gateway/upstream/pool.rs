@@ -4,58 +4,33 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use http::{HeaderValue, Uri, uri::Authority};
 use hyper::client::conn::http2;
-use tokenward::time::{Clock, Moment};
 
-use super::{Connection, Link, OutBody, host_header};
+use super::{Connection, link::Link};
+use crate::gateway::{body::OutBody, target::Origin};
 
-/// How long a connection may wait.
-const IDLE: Duration = Duration::from_secs(60);
+/// For how many sweeps a connection may wait.
+const IDLE: u64 = 4;
 /// How many may wait for one origin.
 const MOST: usize = 512;
 
-/// Where a connection leads.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    key: Key,
-    host: HeaderValue,
-}
-
-/// Whether it is encrypted, and the authority.
-type Key = (bool, Authority);
-
-impl Origin {
-    pub(super) fn of(uri: &Uri) -> Option<Self> {
-        Some(Self {
-            key: (
-                uri.scheme_str() == Some("https"),
-                uri.authority()?.clone(),
-            ),
-            host: host_header(uri)?,
-        })
-    }
-
-    /// The value of the `Host` header.
-    pub(super) fn host(&self) -> &HeaderValue {
-        &self.host
-    }
-}
-
 /// Idle connections by origin. The lock is among the tasks of one worker, and so never waited for.
-#[derive(Clone)]
-pub(super) struct Pool {
-    idle: Arc<Mutex<HashMap<Key, Idle>>>,
-    clock: Arc<dyn Clock>,
+#[derive(Clone, Default)]
+pub(super) struct Pool(Arc<Mutex<Shelf>>);
+
+#[derive(Default)]
+struct Shelf {
+    origins: HashMap<Box<str>, Idle>,
+    /// How often was swept: the pool's time.
+    sweeps: u64,
 }
 
 #[derive(Default)]
 struct Idle {
     /// The newest last, each with the time at which it came.
-    links: Vec<(Link, Moment)>,
+    links: Vec<(Box<Link>, u64)>,
     shared: Option<http2::SendRequest<OutBody>>,
 }
 
@@ -66,70 +41,65 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            idle: Arc::default(),
-            clock,
-        }
-    }
-
-    /// An empty one.
-    pub(super) fn another(&self) -> Self {
-        Self::new(self.clock.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection that was open when it was last looked at.
     pub(super) fn take(&self, origin: &Origin) -> Option<Connection> {
-        let mut all = self.lock();
-        let idle = all.get_mut(&origin.key)?;
+        let mut shelf = self.lock();
+        let idle = shelf.origins.get_mut(origin.name())?;
         if let Some(shared) = &idle.shared {
             if !shared.is_closed() {
                 return Some(Connection::Http2(shared.clone()));
             }
             idle.shared = None;
         }
-        let (link, since) = idle.links.pop()?;
-        if self.clock.now() < since + IDLE {
-            return Some(Connection::Http1(link));
-        }
-        // Those below it have waited for longer.
-        idle.links.clear();
-        None
+        let (link, _) = idle.links.pop()?;
+        Some(Connection::Http1(link))
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn keep(&self, origin: &Origin, link: Link) {
-        let now = self.clock.now();
-        let mut all = self.lock();
-        if let Some(idle) = all.get_mut(&origin.key) {
-            if idle.links.len() < MOST {
-                idle.links.push((link, now));
-            }
-            return;
+    pub(super) fn keep(&self, origin: &Origin, link: Box<Link>) {
+        let mut shelf = self.lock();
+        let now = shelf.sweeps;
+        let idle = shelf.of(origin);
+        if idle.links.len() < MOST {
+            idle.links.push((link, now));
         }
-        let idle = all.entry(origin.key.clone()).or_default();
-        idle.links.push((link, now));
     }
 
     /// Keeps a connection that many requests share.
     pub(super) fn keep_shared(&self, origin: &Origin, sender: &http2::SendRequest<OutBody>) {
-        let mut all = self.lock();
-        all.entry(origin.key.clone()).or_default().shared = Some(sender.clone());
+        self.lock().of(origin).shared = Some(sender.clone());
     }
 
     /// Closes what has waited for too long.
     pub(super) fn sweep(&self) {
-        let now = self.clock.now();
-        self.lock().retain(|_, idle| {
-            idle.links.retain(|(_, since)| now < *since + IDLE);
-            if idle.shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+        let mut shelf = self.lock();
+        shelf.sweeps += 1;
+        let now = shelf.sweeps;
+        shelf.origins.retain(|_, idle| {
+            idle.links.retain(|(_, since)| now < since + IDLE);
+            if idle
+                .shared
+                .as_ref()
+                .is_some_and(http2::SendRequest::is_closed)
+            {
                 idle.shared = None;
             }
             idle.shared.is_some() || !idle.links.is_empty()
         });
+    }
+}
+
+impl Shelf {
+    fn of(&mut self, origin: &Origin) -> &mut Idle {
+        if !self.origins.contains_key(origin.name()) {
+            self.origins.insert(origin.name().into(), Idle::default());
+        }
+        self.origins
+            .get_mut(origin.name())
+            .expect("it was there, or has just been made")
     }
 }
