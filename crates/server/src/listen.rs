@@ -7,16 +7,18 @@
 use std::{
     convert::Infallible,
     io,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     thread,
     time::Duration,
 };
 
-use http::{Request, Response};
-use http_body::Body;
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -25,10 +27,11 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// For a request's headers to arrive.
+/// For the head of a first or next request to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Threads that serve connections. They run until this is dropped, also after the last connection
@@ -63,7 +66,7 @@ impl Workers {
         M: Fn() -> H + Clone + Send + 'static,
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
-        B: Body + Send + 'static,
+        B: Body + Unpin + Send + 'static,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
@@ -172,15 +175,14 @@ async fn serve<H, F, B>(
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body + Send + 'static,
+    B: Body + Unpin + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut http = auto::Builder::new(TokioExecutor::new());
+    // Hyper's own timeout would make a timer anew for each request; see `Quiet`.
+    http.http1().header_read_timeout(None);
     // Without a timer, hyper's timeouts do nothing.
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(60))
@@ -198,17 +200,24 @@ where
         };
         let _ = stream.set_nodelay(true);
         let handler = handler.clone();
-        let service = service_fn(move |request| {
+        let quiet = Arc::new(Quiet::new());
+        let requests = quiet.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let busy = requests.begin(request.version());
             let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await) }
+            async move { Ok::<_, Infallible>(response.await.map(|body| Answer { body, _busy: busy })) }
         });
         let connection = http
             .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .into_owned();
         let watched = graceful.watch(connection);
         connections.spawn(async move {
-            // Clients that hang up are no news.
-            let _ = watched.await;
+            tokio::select! {
+                biased;
+                // Clients that hang up are no news.
+                _ = watched => {}
+                () = quiet.too_long() => {}
+            }
             drop(leaving);
         });
     }
@@ -217,11 +226,153 @@ where
         .is_ok()
 }
 
+/// Whether a connection has nothing to do, and since when: one on which no request comes is
+/// closed. What a request does for it is to count; the one timer of a connection is looked at only
+/// when it fires.
+#[derive(Debug)]
+struct Quiet {
+    /// Requests that are not answered to the end.
+    requests: AtomicUsize,
+    /// When the last of them was, in milliseconds since `start`.
+    since: AtomicU64,
+    /// HTTP/2 has pings of its own, and many requests at once.
+    pings: AtomicBool,
+    start: Instant,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "for the connection's own timer, on the runtime's clock"
+)]
+impl Quiet {
+    fn new() -> Self {
+        Self {
+            requests: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            pings: AtomicBool::new(false),
+            start: Instant::now(),
+        }
+    }
+
+    fn begin(self: &Arc<Self>, version: Version) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            self.pings.store(true, Ordering::Relaxed);
+        }
+        Busy(self.clone())
+    }
+
+    fn end(&self) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(now, Ordering::Relaxed);
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Ends when the connection has been quiet for [`HEADER_TIMEOUT`].
+    async fn too_long(&self) {
+        let mut until = self.start + HEADER_TIMEOUT;
+        loop {
+            tokio::time::sleep_until(until).await;
+            let busy = self.requests.load(Ordering::Relaxed) > 0;
+            let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
+            until = if busy || self.pings.load(Ordering::Relaxed) {
+                Instant::now() + HEADER_TIMEOUT
+            } else {
+                self.start + since + HEADER_TIMEOUT
+            };
+            if until <= Instant::now() {
+                return;
+            }
+        }
+    }
+}
+
+/// A request that is not answered to the end.
+#[derive(Debug)]
+struct Busy(Arc<Quiet>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A response's body, whose end is the request's.
+#[derive(Debug)]
+struct Answer<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// One connection less, however it ends.
 struct Leaving(Arc<AtomicUsize>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many seconds pass until a connection is closed on which `requests` are made.
+    async fn closed_after<F: Future<Output = ()>>(requests: impl FnOnce(Arc<Quiet>) -> F) -> u64 {
+        let quiet = Arc::new(Quiet::new());
+        let start = quiet.start;
+        let ((), ()) = tokio::join!(requests(quiet.clone()), quiet.too_long());
+        start.elapsed().as_secs()
+    }
+
+    async fn pass(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_closed() {
+        assert_eq!(closed_after(|_| async {}).await, 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_put_it_off_and_one_under_way_keeps_it_open() {
+        let closed = closed_after(|quiet| async move {
+            pass(20).await;
+            drop(quiet.begin(Version::HTTP_11));
+            pass(20).await;
+            let long = quiet.begin(Version::HTTP_11);
+            pass(300).await;
+            drop(long);
+        });
+        let closed = closed.await;
+        assert!((370..400).contains(&closed), "{closed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_2_has_pings_instead() {
+        let quiet = Arc::new(Quiet::new());
+        drop(quiet.begin(Version::HTTP_2));
+        let waiting = tokio::time::timeout(Duration::from_secs(3600), quiet.too_long());
+        assert!(waiting.await.is_err());
     }
 }

@@ -17,7 +17,7 @@ const DOWNSTREAM_ERROR: HeaderName = HeaderName::from_static("x-apideck-downstre
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What the caller's own headers say.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Directions {
     /// The API key, as it was sent.
     pub(super) key: Option<HeaderValue>,
@@ -36,28 +36,36 @@ pub(super) struct Directions {
 }
 
 /// A header's text. An empty header is as good as none (the SDKs send those).
-#[derive(Debug, Default)]
-pub(super) struct Text(Option<HeaderValue>);
+#[derive(Debug)]
+pub(super) struct Text {
+    name: &'static str,
+    value: Option<HeaderValue>,
+}
 
 impl Text {
-    fn new(name: &str, value: HeaderValue) -> Result<Self, ApiError> {
-        let given = text_of(name, &value)?.is_some();
-        Ok(Self(given.then_some(value)))
+    const fn named(name: &'static str) -> Self {
+        Self { name, value: None }
     }
 
-    pub(super) fn get(&self) -> Option<&str> {
-        let bytes = self.0.as_ref()?.as_bytes();
-        // Checked when it was taken.
-        std::str::from_utf8(bytes).ok().map(str::trim)
+    /// The text, if there is any.
+    ///
+    /// # Errors
+    ///
+    /// 400 if it is not text.
+    pub(super) fn get(&self) -> Result<Option<&str>, ApiError> {
+        self.value
+            .as_ref()
+            .map_or(Ok(None), |value| text_of(self.name, value))
     }
 
-    /// The text of a header that must be there.
+    /// The text, which must be there.
     ///
     /// # Errors
     ///
     /// 400 if it is not.
-    pub(super) fn required(&self, name: &str) -> Result<&str, ApiError> {
-        self.get().ok_or_else(|| ApiError::missing_header(name))
+    pub(super) fn required(&self) -> Result<&str, ApiError> {
+        self.get()?
+            .ok_or_else(|| ApiError::missing_header(self.name))
     }
 }
 
@@ -66,7 +74,19 @@ impl Directions {
     /// Neither our own headers go on, nor the caller's key, nor cookies, nor what belongs to the
     /// connection (RFC 9110 section 7.6.1).
     pub(super) fn take(headers: HeaderMap) -> (Self, HeaderMap) {
-        let mut directions = Self::default();
+        let mut directions = Self {
+            key: None,
+            application: Text::named("x-apideck-app-id"),
+            consumer: Text::named("x-apideck-consumer-id"),
+            service: Text::named("x-apideck-service-id"),
+            unified_api: Text::named("x-apideck-unified-api"),
+            url: Text::named("x-apideck-downstream-url"),
+            method: None,
+            authorization: None,
+            timeout: None,
+            follow_redirects: false,
+            wrong: None,
+        };
         let mut onward = HeaderMap::with_capacity(headers.len() + 2);
         let mut named = Named::default();
         let mut last = None;
@@ -107,11 +127,11 @@ impl Directions {
     /// Takes note of `x-apideck-...`.
     fn follow(&mut self, name: &str, value: HeaderValue) -> Result<(), ApiError> {
         match name {
-            "app-id" => self.application = Text::new("x-apideck-app-id", value)?,
-            "consumer-id" => self.consumer = Text::new("x-apideck-consumer-id", value)?,
-            "service-id" => self.service = Text::new("x-apideck-service-id", value)?,
-            "unified-api" => self.unified_api = Text::new("x-apideck-unified-api", value)?,
-            "downstream-url" => self.url = Text::new("x-apideck-downstream-url", value)?,
+            "app-id" => self.application.value = Some(value),
+            "consumer-id" => self.consumer.value = Some(value),
+            "service-id" => self.service.value = Some(value),
+            "unified-api" => self.unified_api.value = Some(value),
+            "downstream-url" => self.url.value = Some(value),
             "downstream-method" => {
                 let Some(method) = text_of("x-apideck-downstream-method", &value)? else {
                     return Ok(());
@@ -292,7 +312,7 @@ mod tests {
         ]);
         let (directions, onward) = Directions::take(headers);
         assert_eq!(directions.key.unwrap(), "Bearer key");
-        assert_eq!(directions.application.get(), Some("a"));
+        assert_eq!(directions.application.get().unwrap(), Some("a"));
         let mut names: Vec<_> = onward.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "x-custom"]);
@@ -308,8 +328,8 @@ mod tests {
         ]);
         let (directions, _) = Directions::take(headers.clone());
         assert!(directions.check().is_ok());
-        assert_eq!(directions.service.get(), None);
-        assert_eq!(directions.url.get(), Some("/x"));
+        assert_eq!(directions.service.get().unwrap(), None);
+        assert_eq!(directions.url.get().unwrap(), Some("/x"));
         assert_eq!(directions.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(directions.method, Some(Method::PATCH));
         headers.insert("x-apideck-timeout", HeaderValue::from_static("soon"));
@@ -317,7 +337,7 @@ mod tests {
         assert_eq!(directions.check().unwrap_err().status(), 400);
         let (nothing, _) = Directions::take(HeaderMap::new());
         assert_eq!(
-            nothing.url.required("x").unwrap_err().type_name(),
+            nothing.url.required().unwrap_err().type_name(),
             "RequestHeadersValidationError"
         );
     }

@@ -175,26 +175,31 @@ impl Gateway {
 
     async fn forward(&self, call: &Call) -> Result<Response<GatewayBody>, ApiError> {
         let directions = &call.directions;
-        let application = directions.application.get();
+        let application = directions.application.get()?;
         self.keys
             .check(directions.key.as_ref(), application)
             .await?;
         directions.check()?;
+        let url = directions.url.required()?;
         let trip = Trip {
             gateway: self,
             call,
-            resolved: self.connection(directions).await?,
+            resolved: self
+                .connection(application.unwrap_or_default(), directions)
+                .await?,
         };
-        trip.run().await
+        trip.run(url).await
     }
 
     /// The connection that the headers name.
-    async fn connection(&self, directions: &Directions) -> Result<Arc<Resolved>, ApiError> {
-        directions.url.required("x-apideck-downstream-url")?;
-        let application = directions.application.required("x-apideck-app-id")?;
-        let consumer = directions.consumer.required("x-apideck-consumer-id")?;
-        let service = directions.service.get();
-        let api = directions.unified_api.get().or_else(|| {
+    async fn connection(
+        &self,
+        application: &str,
+        directions: &Directions,
+    ) -> Result<Arc<Resolved>, ApiError> {
+        let consumer = directions.consumer.required()?;
+        let service = directions.service.get()?;
+        let api = directions.unified_api.get()?.or_else(|| {
             let connector = self.vault.catalogue().find(service?)?;
             match connector.unified_apis.as_slice() {
                 [only] => Some(only),
@@ -250,9 +255,9 @@ impl Gateway {
 }
 
 impl Trip<'_> {
-    async fn run(&self) -> Result<Response<GatewayBody>, ApiError> {
+    async fn run(&self, url: &str) -> Result<Response<GatewayBody>, ApiError> {
         if self.call.directions.authorization.is_some() {
-            let target = self.target(None)?;
+            let target = self.target(url, None)?;
             let heard = self.send(&target, None).await?;
             return Ok(self.finish(heard));
         }
@@ -261,7 +266,7 @@ impl Trip<'_> {
             .vault
             .token_for(&self.resolved, self.left())
             .await?;
-        let mut target = self.target(Some(&token))?;
+        let mut target = self.target(url, Some(&token))?;
         let mut heard = self.send(&target, Some(&token)).await?;
         let status = heard.response.status().as_u16();
         if self.resolved.connector.api.concerns_token(status)
@@ -275,7 +280,7 @@ impl Trip<'_> {
                 Some(newer) if self.call.body.can_replay() => {
                     self.gateway.metrics.proxied_again(Again::Rejected);
                     token = newer;
-                    target = self.target(Some(&token))?;
+                    target = self.target(url, Some(&token))?;
                     heard = self.send(&target, Some(&token)).await?;
                 }
                 Some(_) => return Err(ApiError::not_replayable(self.gateway.config.replay_limit)),
@@ -301,9 +306,8 @@ impl Trip<'_> {
         self.clock().now().until(self.call.deadline)
     }
 
-    fn target(&self, token: Option<&Token>) -> Result<Target, ApiError> {
-        let given = self.call.directions.url.get().unwrap_or_default();
-        target::resolve(given, &self.resolved, token, &self.gateway.rules)
+    fn target(&self, url: &str, token: Option<&Token>) -> Result<Target, ApiError> {
+        target::resolve(url, &self.resolved, token, &self.gateway.rules)
     }
 
     /// Sends the request, again where that is safe, until the API answers or the time is up.

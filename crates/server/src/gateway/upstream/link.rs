@@ -66,10 +66,6 @@ impl Wake for Relay {
 const MOST_ROUNDS: usize = 16;
 
 impl Link {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the timer is set by each request before it is asked"
-    )]
     pub(super) fn new(
         sender: http1::SendRequest<OutBody>,
         driver: http1::Connection<Io, OutBody>,
@@ -80,6 +76,7 @@ impl Link {
             driver: Some(Box::new(driver)),
             waker: relay.clone().into(),
             relay,
+            // Set by each request before it is asked.
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         }
     }
