@@ -38,6 +38,6 @@ prove: ## Look harder for what breaks the promise (SEEDS=n KILLS=n): model, sche
 fuzz: ## Fuzz every parser of foreign bytes for SECONDS each
 	fuzz/run $(or $(SECONDS),60)
 
-bench: ## Requests per second: nginx, a bare hyper proxy and Tokenward, side by side
+bench: ## Requests per second beside nginx, HAProxy, Envoy, Caddy and a bare hyper proxy
 	scripts/deps.sh bench
 	python3 bench/gateway.py

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""First look at the gateway's speed, as ratios.
+"""The gateway's speed beside its peers', as ratios.
 
 One load generator (wrk) and one upstream; the targets take turns in one session:
 
   direct      wrk -> upstream; the load generator and the upstream without any proxy
   nginx       a static Authorization header, two workers, keep-alive to the upstream
+  haproxy, envoy, caddy    the same, each with two threads
   bare-hyper  hyper's server and client and nothing else: the floor for a Rust proxy
   tokenward   GET /proxy: API key checked, connection resolved, token injected
+  tokenward-10k    the same with 10,000 connections in rotation, each with a token of its own
 
 Every target, the upstream and wrk share the machine's cores, so requests/s compares the whole
 path; `cpu us` is the processor time of the target's own processes per request (for `direct`:
@@ -17,7 +19,7 @@ status and body, wrk must see no error, and the upstream must have seen as many 
 right token as wrk saw answers, and none with a wrong one.
 
 Exit status: 0 measured; 1 an answer was wrong, or tokenward did not build or start; 2 something
-else is missing or did not start. A tokenward binary that does not exist is skipped.
+else is missing or did not start. Peers that are not installed are skipped, and named.
 """
 
 import argparse
@@ -39,7 +41,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ["direct", "nginx", "bare-hyper", "tokenward"]
+TARGETS = ["direct", "nginx", "haproxy", "envoy", "caddy", "bare-hyper", "tokenward", "tokenward-10k"]
+# Where `scripts/deps.sh bench` puts those that Debian does not have.
+PEERS = ROOT / "target/bench/peers"
+CONSUMERS = 10_000
 TOKEN = "bench-access-token"
 BODY_LEN = 1024
 TICK = os.sysconf("SC_CLK_TCK")
@@ -101,6 +106,91 @@ http {{
 """
 
 
+HAPROXY_CONF = """
+global
+  nbthread 2
+  maxconn 8192
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  http-reuse always
+frontend gateway
+  bind 127.0.0.1:{port}
+  http-request set-header Authorization "Bearer {token}"
+  default_backend api
+backend api
+  server api 127.0.0.1:{upstream}
+"""
+
+ENVOY_CONF = """
+static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: gateway
+          route_config:
+            virtual_hosts:
+            - name: api
+              domains: ["*"]
+              routes:
+              - match: {{ prefix: "/" }}
+                route: {{ cluster: api }}
+              request_headers_to_add:
+              - header: {{ key: Authorization, value: "Bearer {token}" }}
+                append_action: OVERWRITE_IF_EXISTS_OR_ADD
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: api
+    type: STATIC
+    circuit_breakers: {{ thresholds: [ {{ max_connections: 8192, max_pending_requests: 8192, max_requests: 8192 }} ] }}
+    load_assignment:
+      cluster_name: api
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {upstream} }} }} }}
+"""
+
+CADDY_CONF = """
+{{
+  admin off
+  auto_https off
+}}
+http://127.0.0.1:{port} {{
+  reverse_proxy 127.0.0.1:{upstream} {{
+    header_up Authorization "Bearer {token}"
+    transport http {{
+      keepalive_idle_conns_per_host 512
+    }}
+  }}
+}}
+"""
+
+# The requests are made before the first is sent: making them is not what is measured.
+WRK_ROTATE = """
+local requests, next_one = {{}}, 0
+init = function()
+  for i = 0, {consumers} - 1 do
+    wrk.headers["x-apideck-consumer-id"] = "c" .. i
+    requests[i] = wrk.format("GET", wrk.path)
+  end
+  next_one = math.random(0, {consumers} - 1)
+end
+request = function()
+  next_one = (next_one + 1) % {consumers}
+  return requests[next_one]
+end
+"""
+
+
 class Missing(Exception):
     """A program or a build that the run needs, or a target that did not start."""
 
@@ -116,6 +206,7 @@ class Target:
     pid: int  # leader of the session that holds all its processes
     path: str = "/"
     headers: dict = dataclasses.field(default_factory=dict)
+    script: str = "done.lua"
 
 
 # --- processes ------------------------------------------------------------------------------
@@ -253,7 +344,7 @@ def start_upstream(children: Children, release: Path) -> Target:
     if not binary.exists():
         raise Missing(f"{binary} is missing: run without --no-build")
     port = free_port()
-    pid = children.serve("upstream", [binary, port, TOKEN], port)
+    pid = children.serve("upstream", [binary, port, TOKEN, TOKEN + "-*"], port)
     return Target("direct", port, pid, headers={"Authorization": f"Bearer {TOKEN}"})
 
 
@@ -271,6 +362,56 @@ def start_nginx(children: Children, upstream: Target) -> Target:
     )
     pid = children.serve("nginx", ["nginx", "-p", children.scratch, "-c", conf], port)
     return Target("nginx", port, pid)
+
+
+def peer(name: str, place: str) -> Path:
+    """A peer's program: Debian's, or the one out of its package for Python."""
+    found = shutil.which(name) or PEERS / place
+    if not Path(found).exists():
+        raise Missing(f"{name} is not installed; `scripts/deps.sh bench` installs it")
+    return Path(found)
+
+
+def start_peer(children: Children, upstream: Target, name: str) -> Target:
+    port = free_port()
+    template, place, arguments = {
+        "haproxy": (HAPROXY_CONF, "haproxy", ["-db", "-f"]),
+        "envoy": (ENVOY_CONF, "envoy/_bin/envoy", ["--concurrency", "2", "--disable-hot-restart", "-l", "warn", "-c"]),
+        "caddy": (CADDY_CONF, "bin/caddy", ["run", "--adapter", "caddyfile", "--config"]),
+    }[name]
+    conf = children.scratch / {"envoy": "envoy.yaml"}.get(name, f"{name}.conf")
+    conf.write_text(template.format(port=port, upstream=upstream.port, token=TOKEN))
+    env = os.environ | {"HOME": str(children.scratch), "GOMAXPROCS": "2"}
+    pid = children.serve(name, [peer(name, place), *arguments, conf], port, env)
+    return Target(name, port, pid)
+
+
+def add_consumers(target: Target, app_headers: dict) -> Target:
+    """The same server with many connections, each with a token of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=30)
+    issued = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+    for number in range(CONSUMERS):
+        body = {
+            "credentials": {
+                "access_token": f"{TOKEN}-{number}",
+                "refresh_token": f"bench-refresh-token-{number}",
+                "issued_at": issued,
+                "expires_in": 86400,
+            }
+        }
+        headers = app_headers | {"x-apideck-consumer-id": f"c{number}", "content-type": "application/json"}
+        connection.request("POST", "/vault/connections/crm/bench/import", json.dumps(body), headers)
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status >= 300:
+            raise Missing(f"import {number} was answered {response.status}: {answer[:200]!r}")
+    connection.close()
+    return dataclasses.replace(
+        target,
+        name="tokenward-10k",
+        headers=target.headers | {"x-apideck-consumer-id": "c0"},
+        script="rotate.lua",
+    )
 
 
 def start_bare_hyper(children: Children, upstream: Target, release: Path) -> Target:
@@ -418,7 +559,7 @@ def wrk(children: Children, target: Target, options, conns: int, seconds: int) -
     log = children.scratch / f"{name}.log"
     log.unlink(missing_ok=True)
     command = ["wrk", f"-t{options.wrk_threads}", f"-c{conns}", f"-d{seconds}s"]
-    command += ["-s", children.scratch / "done.lua"]
+    command += ["-s", children.scratch / target.script]
     for header, value in target.headers.items():
         command += ["-H", f"{header}: {value}"]
     command.append(f"http://127.0.0.1:{target.port}{target.path}")
@@ -499,7 +640,7 @@ def run(children, targets, upstream, options) -> list[dict]:
                 sample = measure(children, targets, upstream, target, options, conns, number + 1)
                 samples.append(sample)
                 print(
-                    f"round {number + 1}/{options.rounds}  {target.name:<11}{conns:>4} conns"
+                    f"round {number + 1}/{options.rounds}  {target.name:<14}{conns:>4} conns"
                     f"{sample['rps']:>9.0f} req/s{sample['cpu_us']:>7.1f} us"
                     + "".join(f"\n    WRONG: {problem}" for problem in sample["problems"]),
                     file=sys.stderr,
@@ -551,14 +692,14 @@ def print_table(rows: list[dict]) -> None:
         return f"{value:.2f} [{span[0]:.2f} {span[1]:.2f}]" if span else f"{value:.2f}"
 
     print(
-        f"\n{'target':<11}{'conns':>6}{'req/s':>9}{'vs_nginx [min max]':>20}{'vs_direct':>11}"
+        f"\n{'target':<14}{'conns':>6}{'req/s':>9}{'vs_nginx [min max]':>20}{'vs_direct':>11}"
         f"{'p50 ms':>9}{'p99 ms':>9}{'cpu us':>8}{'cpu vs_nginx':>14}{'rss MB':>8}"
     )
     for number, row in enumerate(rows):
         if number and rows[number - 1]["conns"] != row["conns"]:
             print()
         print(
-            f"{row['target']:<11}{row['conns']:>6}{row['rps']:>9.0f}"
+            f"{row['target']:<14}{row['conns']:>6}{row['rps']:>9.0f}"
             f"{ratio(row['vs_nginx'], row['vs_nginx_range']):>20}{ratio(row['vs_direct']):>11}"
             f"{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['cpu_us']:>8.1f}"
             f"{ratio(row['cpu_vs_nginx']):>14}{row['rss_mb']:>8.1f}"
@@ -655,6 +796,7 @@ def bench(options) -> int:
         children = Children(scratch)
         stack.callback(children.stop)
         (scratch / "done.lua").write_text(WRK_DONE)
+        (scratch / "rotate.lua").write_text(WRK_ROTATE.format(consumers=CONSUMERS) + WRK_DONE)
 
         upstream = start_upstream(children, release)
         targets = []
@@ -662,6 +804,12 @@ def bench(options) -> int:
             targets.append(upstream)
         if "nginx" in options.targets:
             targets.append(start_nginx(children, upstream))
+        for name in ("haproxy", "envoy", "caddy"):
+            if name in options.targets:
+                try:
+                    targets.append(start_peer(children, upstream, name))
+                except Missing as error:
+                    skipped[name] = str(error)
         if "bare-hyper" in options.targets:
             targets.append(start_bare_hyper(children, upstream, release))
         broken = False
@@ -672,7 +820,11 @@ def bench(options) -> int:
                 skipped["tokenward"] = f"{release / 'tokenward'} does not exist (not built)"
             else:
                 try:
-                    targets.append(start_tokenward(children, upstream, release))
+                    target = start_tokenward(children, upstream, release)
+                    targets.append(target)
+                    if "tokenward-10k" in options.targets:
+                        print(f"importing {CONSUMERS} connections", file=sys.stderr)
+                        targets.append(add_consumers(target, target.headers))
                 except (Missing, subprocess.TimeoutExpired) as error:
                     skipped["tokenward"], broken = str(error), True
         for name, reason in skipped.items():

