@@ -421,5 +421,5 @@ const MOST_LAPS: u32 = 2;
 mod schedules;
 #[cfg(test)]
 #[cfg(not(feature = "shuttle"))]
-#[path = "vault/tests.rs"]
+#[path = "vault/tests/mod.rs"]
 mod tests;
