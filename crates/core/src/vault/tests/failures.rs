@@ -108,32 +108,67 @@ async fn retry_after_is_honoured_for_all_grants_of_the_client() {
 
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_grants_dead_tokens_is_not_asked_for_ever() {
-    let mut world = World::new("revokes").await;
-    Arc::get_mut(&mut world.provider);
-    let clock = world.clock.clone();
+    let world = World::new("revokes").await;
     let provider = Arc::new(Provider {
-        clock: clock.clone(),
-        latency: Duration::from_millis(10),
-        revoke_latency: Duration::ZERO,
         lifetime: 0,
-        acts: Mutex::default(),
-        current: Mutex::new(1),
-        refreshes: AtomicUsize::new(0),
-        replays: AtomicUsize::new(0),
-        revocations: AtomicUsize::new(0),
-        store_dies: AtomicBool::new(false),
-        store: world.store.clone(),
+        ..Provider::new(&world.clock, &world.store)
     });
-    let vault = open(
-        &world.store,
-        &world.keyring,
-        &provider,
-        &clock,
-        &world.spool,
-        "revokes",
-    )
-    .await;
+    let parts = VaultParts {
+        transport: provider.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
     world.pass(700).await;
     assert!(vault.token(&world.key).await.is_ok());
     assert!(provider.refreshes.load(Ordering::SeqCst) <= 2);
+}
+
+/// Counts what is announced.
+#[derive(Debug, Default)]
+struct Announcements {
+    pending: AtomicUsize,
+    recovered: AtomicUsize,
+    died: AtomicUsize,
+}
+
+impl Observer for Announcements {
+    fn observe(&self, signal: &Signal<'_>) {
+        let counter = match signal {
+            Signal::Pending { .. } => &self.pending,
+            Signal::Recovered { .. } => &self.recovered,
+            Signal::Died { .. } => &self.died,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Announcements {
+    fn counts(&self) -> [usize; 3] {
+        [&self.pending, &self.recovered, &self.died].map(|count| count.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_and_a_death_are_announced_once_however_many_ask() {
+    let world = World::new("harmless").await;
+    let observer = Arc::new(Announcements::default());
+    let parts = VaultParts {
+        observer: observer.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::NotSent; 4];
+    for _ in 0..5 {
+        let _ = vault.token(&world.key).await;
+        world.pass(10).await;
+    }
+    assert_eq!(observer.counts(), [1, 1, 0]);
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::Refuse];
+    for _ in 0..5 {
+        vault.token(&world.key).await.unwrap_err();
+    }
+    assert_eq!(observer.counts(), [1, 1, 1]);
 }

@@ -5,17 +5,9 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_wrong_key_is_a_loud_error() {
     let world = World::new("revokes").await;
-    let keyring = Keyring::new(vec![Key::generate()]).unwrap();
     let parts = VaultParts {
-        store: world.store.clone(),
-        keyring,
-        transport: world.provider.clone(),
-        spool: Arc::new(FolderSpool::new(&world.spool.0)),
-        observer: Arc::new(Blind),
-        clock: world.clock.clone(),
-        chance: Arc::new(SeededChance::new(1)),
-        catalogue: Catalogue::default(),
-        config: VaultConfig::default(),
+        keyring: Keyring::new(vec![Key::generate()]).unwrap(),
+        ..world.parts()
     };
     let error = Vault::open(parts).await.unwrap_err().to_string();
     assert!(
@@ -34,27 +26,21 @@ async fn keys_are_rotated_while_the_vault_is_open() {
         .unwrap();
     let new = Key::generate();
     let both = Keyring::new(vec![new.clone(), world.keyring.active().clone()]).unwrap();
-    let second = open(
-        &world.store,
-        &both,
-        &world.provider,
-        &world.clock,
-        &world.spool,
-        "revokes",
-    )
-    .await;
+    let second = Vault::open(VaultParts {
+        keyring: both,
+        ..world.parts()
+    })
+    .await
+    .unwrap();
     assert_eq!(second.reseal().await.unwrap(), 2);
     assert_eq!(second.reseal().await.unwrap(), 0);
     let alone = Keyring::new(vec![new]).unwrap();
-    let third = open(
-        &world.store,
-        &alone,
-        &world.provider,
-        &world.clock,
-        &world.spool,
-        "revokes",
-    )
-    .await;
+    let third = Vault::open(VaultParts {
+        keyring: alone,
+        ..world.parts()
+    })
+    .await
+    .unwrap();
     world.pass(700).await;
     assert_eq!(
         third.token(&world.key).await.unwrap().secret().expose(),

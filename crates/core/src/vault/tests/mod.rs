@@ -1,6 +1,8 @@
 //! The engine on a memory store, a scripted provider and paused time.
 
+mod copies;
 mod failures;
+mod herd;
 mod keys;
 mod people;
 mod rejections;
@@ -74,6 +76,24 @@ struct Provider {
     revocations: AtomicUsize,
     store_dies: AtomicBool,
     store: Arc<MemoryStore>,
+}
+
+impl Provider {
+    fn new(clock: &Arc<dyn Clock>, store: &Arc<MemoryStore>) -> Self {
+        Self {
+            clock: clock.clone(),
+            latency: Duration::from_millis(200),
+            revoke_latency: Duration::from_millis(30),
+            lifetime: 600,
+            acts: Mutex::default(),
+            current: Mutex::new(1),
+            refreshes: AtomicUsize::new(0),
+            replays: AtomicUsize::new(0),
+            revocations: AtomicUsize::new(0),
+            store_dies: AtomicBool::new(false),
+            store: store.clone(),
+        }
+    }
 }
 
 #[async_trait]
@@ -162,6 +182,7 @@ struct World {
     key: ConnectionKey,
     keyring: Keyring,
     spool: tempdir::Folder,
+    catalogue: Catalogue,
 }
 
 /// A folder that is removed in the end.
@@ -195,22 +216,23 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let store = Arc::new(MemoryStore::new(clock.clone()));
         let keyring = Keyring::new(vec![Key::generate()]).unwrap();
-        let provider = Arc::new(Provider {
-            clock: clock.clone(),
-            latency: Duration::from_millis(200),
-            revoke_latency: Duration::from_millis(30),
-            lifetime: 600,
-            acts: Mutex::default(),
-            current: Mutex::new(1),
-            refreshes: AtomicUsize::new(0),
-            replays: AtomicUsize::new(0),
-            revocations: AtomicUsize::new(0),
-            store_dies: AtomicBool::new(false),
-            store: store.clone(),
-        });
+        let provider = Arc::new(Provider::new(&clock, &store));
         let spool = tempdir::Folder::new();
         let key = ConnectionKey::new("app", "cust", "crm", "acme");
-        let vault = open_with(&store, &keyring, &provider, &clock, &spool, connector).await;
+        let mut catalogue = Catalogue::default();
+        catalogue.add("acme.toml", connector).unwrap();
+        let parts = VaultParts {
+            store: store.clone(),
+            keyring: keyring.clone(),
+            transport: provider.clone(),
+            spool: Arc::new(FolderSpool::new(&spool.0)),
+            observer: Arc::new(Blind),
+            clock: clock.clone(),
+            chance: Arc::new(SeededChance::new(1)),
+            catalogue: catalogue.clone(),
+            config: VaultConfig::default(),
+        };
+        let vault = Vault::open(parts).await.unwrap();
         vault
             .set_client(
                 &key.application,
@@ -230,22 +252,30 @@ impl World {
             key,
             keyring,
             spool,
+            catalogue,
         };
         world.import(&world.key, "1").await;
         world
     }
 
+    /// What another process on the same store is made of.
+    fn parts(&self) -> VaultParts {
+        VaultParts {
+            store: self.store.clone(),
+            keyring: self.keyring.clone(),
+            transport: self.provider.clone(),
+            spool: Arc::new(FolderSpool::new(&self.spool.0)),
+            observer: Arc::new(Blind),
+            clock: self.clock.clone(),
+            chance: Arc::new(SeededChance::new(1)),
+            catalogue: self.catalogue.clone(),
+            config: VaultConfig::default(),
+        }
+    }
+
     /// Another process on the same store.
-    async fn other(&self, policy: &str) -> Vault {
-        open(
-            &self.store,
-            &self.keyring,
-            &self.provider,
-            &self.clock,
-            &self.spool,
-            policy,
-        )
-        .await
+    async fn other(&self) -> Vault {
+        Vault::open(self.parts()).await.unwrap()
     }
 
     async fn import(&self, key: &ConnectionKey, number: &str) {
@@ -273,43 +303,6 @@ impl World {
             .await
             .map(|token| token.secret().expose().to_owned())
     }
-}
-
-async fn open(
-    store: &Arc<MemoryStore>,
-    keyring: &Keyring,
-    provider: &Arc<Provider>,
-    clock: &Arc<dyn Clock>,
-    spool: &tempdir::Folder,
-    policy: &str,
-) -> Vault {
-    let connector = CONNECTOR.replace("POLICY", policy);
-    open_with(store, keyring, provider, clock, spool, &connector).await
-}
-
-async fn open_with(
-    store: &Arc<MemoryStore>,
-    keyring: &Keyring,
-    provider: &Arc<Provider>,
-    clock: &Arc<dyn Clock>,
-    spool: &tempdir::Folder,
-    connector: &str,
-) -> Vault {
-    let mut catalogue = Catalogue::default();
-    catalogue.add("acme.toml", connector).unwrap();
-    Vault::open(VaultParts {
-        store: store.clone(),
-        keyring: keyring.clone(),
-        transport: provider.clone(),
-        spool: Arc::new(FolderSpool::new(&spool.0)),
-        observer: Arc::new(Blind),
-        clock: clock.clone(),
-        chance: Arc::new(SeededChance::new(1)),
-        catalogue,
-        config: VaultConfig::default(),
-    })
-    .await
-    .unwrap()
 }
 
 async fn tokens_at_once(

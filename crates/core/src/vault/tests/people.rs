@@ -51,7 +51,7 @@ async fn a_delete_in_flight_wins_and_its_answer_is_revoked() {
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_the_revocation_of_a_void_answer() {
     let world = World::new("revokes").await;
-    let other = world.other("revokes").await;
+    let other = world.other().await;
     assert_eq!(world.token().await.unwrap(), "at-1");
     let (validated, ()) = tokio::join!(world.vault.validate(&world.key), async {
         world.clock.sleep(Duration::from_millis(150)).await;

@@ -13,6 +13,8 @@ async fn a_thousand_callers_cause_one_refresh() {
     }
     assert_eq!(world.refreshes(), 1);
     assert_eq!(world.provider.replays.load(Ordering::SeqCst), 0);
+    // They waited for one flight; the claim in the store had nobody to keep apart.
+    assert_eq!(world.vault.inner.flights.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -21,8 +23,8 @@ async fn processes_on_one_store_cause_one_refresh() {
     world.pass(700).await;
     let others = [
         world.vault.clone(),
-        world.other("revokes").await,
-        world.other("revokes").await,
+        world.other().await,
+        world.other().await,
     ];
     let tasks = TaskTracker::new();
     let handles: Vec<_> = others
@@ -46,7 +48,7 @@ async fn a_claim_is_extended_while_the_provider_thinks() {
     world.pass(700).await;
     // More than twice a claim's length: whoever took over would send a second time.
     *lock(&world.provider.acts) = vec![Act::Think(Duration::from_secs(50))];
-    let other = world.other("harmless").await;
+    let other = world.other().await;
     let _ = tokio::join!(world.vault.token(&world.key), async {
         for _ in 0..3 {
             let _ = other.token(&world.key).await;
@@ -120,7 +122,7 @@ async fn validate_joins_what_is_under_way_and_forces_otherwise() {
     world.vault.validate(&world.key).await.unwrap();
     assert_eq!(world.refreshes(), 2);
     // What another process did before we asked does not count as ours.
-    let other = world.other("revokes").await;
+    let other = world.other().await;
     other.validate(&world.key).await.unwrap();
     world.vault.validate(&world.key).await.unwrap();
     assert_eq!(world.refreshes(), 4);

@@ -7,25 +7,11 @@ use super::*;
 async fn what_is_committed_is_served_before_the_spool_is_tidied() {
     let world = World::new("revokes").await;
     world.pass(700).await;
-    let parts = |spool: Arc<dyn Spool>| {
-        let mut catalogue = Catalogue::default();
-        let text = CONNECTOR.replace("POLICY", "revokes");
-        catalogue.add("acme.toml", &text).unwrap();
-        VaultParts {
-            store: world.store.clone(),
-            keyring: world.keyring.clone(),
-            transport: world.provider.clone(),
-            spool,
-            observer: Arc::new(Blind),
-            clock: world.clock.clone(),
-            chance: Arc::new(SeededChance::new(1)),
-            catalogue,
-            config: VaultConfig::default(),
-        }
+    let parts = VaultParts {
+        spool: Arc::new(SlowSpool(world.clock.clone())),
+        ..world.parts()
     };
-    let vault = Vault::open(parts(Arc::new(SlowSpool(world.clock.clone()))))
-        .await
-        .unwrap();
+    let vault = Vault::open(parts).await.unwrap();
     world.provider.store_dies.store(true, Ordering::SeqCst);
     let (token, ()) = tokio::join!(vault.token(&world.key), async {
         world.clock.sleep(Duration::from_secs(1)).await;
@@ -87,7 +73,7 @@ async fn what_waits_in_the_spool_is_adopted_by_the_next_start() {
     let copy = std::fs::read(&files[0]).unwrap();
     assert!(!copy.windows(4).any(|bytes| bytes == b"rt-2"));
     world.store.set_down(false);
-    let next = world.other("revokes").await;
+    let next = world.other().await;
     assert_eq!(next.adopt_spool().await, 0);
     assert_eq!(
         next.token(&world.key).await.unwrap().secret().expose(),

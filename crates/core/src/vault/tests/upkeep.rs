@@ -34,7 +34,7 @@ async fn grants_in_use_are_refreshed_before_anybody_waits() {
 #[tokio::test(start_paused = true)]
 async fn other_processes_hear_of_changes() {
     let world = World::new("revokes").await;
-    let other = world.other("revokes").await;
+    let other = world.other().await;
     other.start_upkeep();
     assert_eq!(other.token(&world.key).await.unwrap().version(), 1);
     world.vault.validate(&world.key).await.unwrap();
@@ -60,4 +60,20 @@ async fn other_processes_hear_of_changes() {
         world.vault.token(&world.key).await,
         Err(TokenError::Disabled(_))
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_try_after_a_failure_needs_no_caller() {
+    let world = World::new("harmless").await;
+    world.vault.start_upkeep();
+    world.pass(580).await;
+    *lock(&world.provider.acts) = vec![Act::NotSent];
+    // The old token lives and is served, also to one who comes before the next try.
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    world.clock.sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    assert_eq!(world.refreshes(), 0);
+    world.pass(3).await;
+    assert_eq!(world.refreshes(), 1);
+    assert_eq!(world.token().await.unwrap(), "at-2");
 }
