@@ -151,7 +151,7 @@ def main():
                 }
             )
             line = f"{entry['row']:2}  {entry['takes']}: {verdict}"
-            line += f" by {', '.join(tests)}" if verdict == "caught" else f": {', '.join(tests)}"
+            line += f" by {', '.join(dict.fromkeys(tests))}" if verdict == "caught" else f": {', '.join(tests)}"
             print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
             if report:
                 print(report, file=sys.stderr)
