@@ -1,5 +1,5 @@
 # The one entry for people and CI. `make help` lists the targets.
-.PHONY: help demo deps test unit schedules lint fmt fuzz bench prove
+.PHONY: help demo deps test unit schedules lint fmt fuzz bench prove safeguards
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,6 +34,9 @@ SEEDS ?= 200
 KILLS ?= 500
 prove: ## Look harder for what breaks the promise (SEEDS=n KILLS=n): model, schedules, simulation, real processes
 	scripts/prove.sh $(SEEDS) $(KILLS)
+
+safeguards: ## Take each safeguard of docs/failure-modes.md away and see its tests fail (ROW=n: one row)
+	scripts/safeguards.py $(if $(ROW),--row $(ROW))
 
 fuzz: ## Fuzz every parser of foreign bytes for SECONDS each
 	fuzz/run $(or $(SECONDS),60)

@@ -421,5 +421,4 @@ const MOST_LAPS: u32 = 2;
 mod schedules;
 #[cfg(test)]
 #[cfg(not(feature = "shuttle"))]
-#[path = "vault/tests.rs"]
 mod tests;

@@ -10,10 +10,10 @@ use std::{
 use http::Method;
 use tokenward_testkit::{
     crash::{self, CrashOptions},
-    sandbox::{Fault, Rotation, Sandbox, SandboxConfig},
+    sandbox::{Fault, Rotation, SandboxConfig},
 };
 
-use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, said};
+use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, expired, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_stops_and_faults_break_no_promise() {
@@ -41,33 +41,8 @@ async fn kills_stops_and_faults_break_no_promise() {
     );
 }
 
-/// A vault whose only token has run out, and a provider that takes a second over each refresh.
-async fn world(policy: &str, rotation: Rotation) -> (Sandbox, TestVault) {
-    let config = SandboxConfig {
-        access_ttl: HOUR,
-        token_latency: Duration::from_secs(1),
-        rotation,
-        ..SandboxConfig::default()
-    };
-    let sandbox = Sandbox::start(config).await.unwrap();
-    let vault = TestVault::with_sandbox(&sandbox, policy);
-    let tokens = sandbox.issue_expiring(
-        &SandboxConfig::default().client_id,
-        Duration::from_millis(10),
-    );
-    vault.import("acme/sandbox", &tokens, HOUR);
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    (sandbox, vault)
-}
-
-async fn serves(server: &Server) {
-    let answer = server
-        .proxy(Method::GET, "/x")
-        .header("x-apideck-timeout", "40000")
-        .send()
-        .await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-}
+/// What the provider takes over each refresh.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 fn version(vault: &TestVault) -> u64 {
     vault.json(&["connections", "show", "acme/sandbox", "--json"])["grant"]["version"]
@@ -115,7 +90,7 @@ fn limit_files(server: &Server, bytes: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_full_when_the_answer_comes_leaves_it_in_the_spool() {
-    let (sandbox, vault) = world(REVOKES, Rotation::Revokes).await;
+    let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
     let mut server = serve_limited(&vault).await;
     let asked = server.proxy(Method::GET, "/x").try_send();
     let (_, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(5), asked), async {
@@ -132,7 +107,7 @@ async fn a_store_that_is_full_when_the_answer_comes_leaves_it_in_the_spool() {
     server.child.kill().await.unwrap();
     // The next start finds it, and asks the provider nothing.
     let next = vault.serve(&[]).await;
-    serves(&next).await;
+    next.serves().await;
     assert_eq!((spooled(&vault), version(&vault)), (Vec::new(), 2));
     let books = sandbox.books().total;
     assert_eq!(
@@ -147,7 +122,7 @@ async fn a_store_that_is_full_when_the_answer_comes_leaves_it_in_the_spool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_takes_no_writes_serves_what_lives_and_sends_nothing() {
-    let (sandbox, vault) = world(GRACE, Rotation::Revokes).await;
+    let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, GRACE).await;
     let tokens =
         sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(25));
     vault.import("acme/sandbox", &tokens, HOUR);
@@ -155,12 +130,12 @@ async fn a_store_that_takes_no_writes_serves_what_lives_and_sends_nothing() {
     limit_files(&server, "0");
     // Stale, alive, and the claim cannot be written: served, and nothing is sent.
     for _ in 0..3 {
-        serves(&server).await;
+        server.serves().await;
     }
     assert_eq!(sandbox.books().total.refresh_requests, 0);
     limit_files(&server, "unlimited");
     sandbox.expire_access_tokens(tokens.grant_id);
-    serves(&server).await;
+    server.serves().await;
     let books = sandbox.books().total;
     assert_eq!((books.refresh_requests, books.refreshes_refused), (1, 0));
 }
@@ -221,7 +196,7 @@ fn moved(vault: &TestVault, size: &str) -> Option<(Mount, TestVault)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_loses_nothing_and_room_mends_it() {
-    let (sandbox, vault) = world(REVOKES, Rotation::Revokes).await;
+    let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
     let Some((_mount, vault)) = moved(&vault, "4m") else {
         return eprintln!("left out: no file system can be mounted here");
     };
@@ -250,7 +225,7 @@ async fn a_full_disk_loses_nothing_and_room_mends_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_store_is_a_loud_error_at_the_start() {
-    let (sandbox, vault) = world(REVOKES, Rotation::Revokes).await;
+    let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
     let Some((mount, vault)) = moved(&vault, "4m") else {
         return eprintln!("left out: no file system can be mounted here");
     };
@@ -272,7 +247,7 @@ async fn a_read_only_store_is_a_loud_error_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn corrupt_spool_entries_are_put_aside_and_the_rest_is_adopted() {
-    let (sandbox, vault) = world(REVOKES, Rotation::Revokes).await;
+    let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
     let mut server = serve_limited(&vault).await;
     let asked = server.proxy(Method::GET, "/x").try_send();
     let (_, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(4), asked), async {
@@ -299,7 +274,7 @@ async fn corrupt_spool_entries_are_put_aside_and_the_rest_is_adopted() {
         std::fs::write(spool.join(format!("{name}.spooled")), bytes).unwrap();
     }
     let next = vault.serve(&[]).await;
-    serves(&next).await;
+    next.serves().await;
     let mut left = spooled(&vault);
     left.sort();
     assert_eq!(
@@ -339,24 +314,27 @@ fn set_clock(vault: &TestVault, offset: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wall_clock_that_jumps_costs_at_most_a_refresh() {
-    let (sandbox, vault) = world(REVOKES, Rotation::Revokes).await;
+    let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
     set_clock(&vault, "+0");
     let Some(command) = with_clock(&vault, vault.serve_command(&[])) else {
         return eprintln!("left out: libfaketime is not installed");
     };
     let server = vault.started(command).await;
-    serves(&server).await;
+    server.serves().await;
     assert_eq!(sandbox.books().total.refresh_requests, 1);
     for offset in ["+2h", "-2h", "+0"] {
+        let before = sandbox.books().total.refresh_requests;
         set_clock(&vault, offset);
-        serves(&server).await;
+        server.serves().await;
+        // It measures on a clock that does not jump.
+        assert_eq!(sandbox.books().total.refresh_requests, before, "{offset}");
         let output = with_clock(&vault, vault.command(&["token", "acme/sandbox"]))
             .unwrap()
             .output()
             .unwrap();
         assert!(output.status.success(), "{offset}: {}", said(&output));
         // What a process with another idea of time refreshed is served by all.
-        serves(&server).await;
+        server.serves().await;
     }
     let books = sandbox.books().total;
     assert!(books.refresh_requests <= 3, "{books:?}");
@@ -365,7 +343,7 @@ async fn a_wall_clock_that_jumps_costs_at_most_a_refresh() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wall_clock_that_jumps_back_does_not_prolong_a_dead_owners_claim() {
-    let (sandbox, vault) = world(GRACE, Rotation::Grace(HOUR)).await;
+    let (sandbox, vault) = expired(A_WHILE, Rotation::Grace(HOUR), GRACE).await;
     set_clock(&vault, "+0");
     let claim = ["--claim-ttl-ms", "2000"];
     let Some(command) = with_clock(&vault, vault.serve_command(&claim)) else {

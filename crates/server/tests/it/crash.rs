@@ -5,38 +5,15 @@ use std::time::Duration;
 use http::Method;
 use tokenward_testkit::{
     Signal,
-    sandbox::{Fault, Rotation, Sandbox, SandboxConfig},
+    sandbox::{Fault, Rotation, SandboxConfig},
     signal,
 };
 
-use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, processes_at_once};
-
-async fn world(latency: Duration, rotation: Rotation, policy: &str) -> (Sandbox, TestVault) {
-    let config = SandboxConfig {
-        access_ttl: HOUR,
-        token_latency: latency,
-        rotation,
-        ..SandboxConfig::default()
-    };
-    let sandbox = Sandbox::start(config).await.unwrap();
-    let vault = TestVault::with_sandbox(&sandbox, policy);
-    let tokens = sandbox.issue_expiring(
-        &SandboxConfig::default().client_id,
-        Duration::from_millis(10),
-    );
-    vault.import("acme/sandbox", &tokens, HOUR);
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    (sandbox, vault)
-}
-
-async fn serves(server: &Server) {
-    let answer = server.proxy(Method::GET, "/x").send().await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-}
+use crate::harness::{GRACE, HOUR, REVOKES, all_at_once, expired, processes_at_once};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_cancels_no_refresh() {
-    let (sandbox, vault) = world(Duration::from_millis(600), Rotation::Revokes, REVOKES).await;
+    let (sandbox, vault) = expired(Duration::from_millis(600), Rotation::Revokes, REVOKES).await;
     let server = vault.serve(&[]).await;
     for _ in 0..10 {
         let call = server.proxy(Method::GET, "/x").try_send();
@@ -49,7 +26,7 @@ async fn a_client_that_hangs_up_cancels_no_refresh() {
     sandbox
         .when(|books| books.total.refreshes_granted == 1)
         .await;
-    serves(&server).await;
+    server.serves().await;
     let books = sandbox.books().total;
     assert_eq!(
         (
@@ -63,7 +40,7 @@ async fn a_client_that_hangs_up_cancels_no_refresh() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_during_a_refresh_saves_its_answer() {
-    let (sandbox, vault) = world(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
+    let (sandbox, vault) = expired(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
     let server = vault.serve(&[]).await;
     let waiting = server.proxy(Method::GET, "/x").try_send();
     let (answer, status) = tokio::join!(waiting, async {
@@ -76,7 +53,7 @@ async fn sigterm_during_a_refresh_saves_its_answer() {
     assert_eq!(answer.unwrap().status, 200);
     assert!(status.success());
     let next = vault.serve(&[]).await;
-    serves(&next).await;
+    next.serves().await;
     let books = sandbox.books().total;
     assert_eq!(
         (
@@ -90,7 +67,7 @@ async fn sigterm_during_a_refresh_saves_its_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_after_the_client_has_left_saves_its_answer() {
-    let (sandbox, vault) = world(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
+    let (sandbox, vault) = expired(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
     let server = vault.serve(&["--shutdown-wait", "1"]).await;
     let call = server.proxy(Method::GET, "/x").try_send();
     assert!(
@@ -100,14 +77,14 @@ async fn sigterm_after_the_client_has_left_saves_its_answer() {
     );
     assert!(server.stop().await.success());
     let next = vault.serve(&[]).await;
-    serves(&next).await;
+    next.serves().await;
     assert_eq!(sandbox.books().total.refresh_requests, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_owner_is_taken_over_by_the_replay_policy() {
     let rotation = Rotation::Grace(Duration::from_secs(1800));
-    let (sandbox, vault) = world(Duration::from_millis(300), rotation, GRACE).await;
+    let (sandbox, vault) = expired(Duration::from_millis(300), rotation, GRACE).await;
     // The answer is lost with the process, after the provider has rotated.
     sandbox.inject(Fault::HangAfterRotation, 1);
     let mut server = vault.serve(&[]).await;
@@ -139,7 +116,7 @@ async fn a_killed_owner_is_taken_over_by_the_replay_policy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_revoking_provider_a_lost_answer_is_not_asked_for_while_the_token_lives() {
-    let (sandbox, vault) = world(Duration::from_millis(100), Rotation::Revokes, REVOKES).await;
+    let (sandbox, vault) = expired(Duration::from_millis(100), Rotation::Revokes, REVOKES).await;
     let tokens =
         sandbox.issue_expiring(&SandboxConfig::default().client_id, Duration::from_secs(20));
     vault.import("acme/sandbox", &tokens, HOUR);
@@ -172,7 +149,7 @@ async fn with_a_revoking_provider_a_lost_answer_is_not_asked_for_while_the_token
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_and_commands_on_one_vault_refresh_once() {
-    let (sandbox, vault) = world(Duration::from_millis(300), Rotation::Revokes, REVOKES).await;
+    let (sandbox, vault) = expired(Duration::from_millis(300), Rotation::Revokes, REVOKES).await;
     let servers = [vault.serve(&[]).await, vault.serve(&[]).await];
     let vault = std::sync::Arc::new(vault);
     let commands = {
@@ -201,7 +178,7 @@ async fn servers_and_commands_on_one_vault_refresh_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_command_saves_the_answer() {
-    let (sandbox, vault) = world(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
+    let (sandbox, vault) = expired(Duration::from_millis(800), Rotation::Revokes, REVOKES).await;
     let mut child = vault
         .command(&["token", "acme/sandbox"])
         .stdout(std::process::Stdio::piped())

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use http::Method;
-use tokenward_testkit::sandbox::{Sandbox, SandboxConfig};
+use tokenward_testkit::sandbox::{Rotation, Sandbox, SandboxConfig};
 
-use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once};
+use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, provider};
 
 struct World {
     sandbox: Sandbox,
@@ -15,12 +15,7 @@ struct World {
 
 /// A server with one connection whose access token has `left` of an hour left.
 async fn world(left: Duration, policy: &str, extra: &[&str]) -> World {
-    let config = SandboxConfig {
-        access_ttl: HOUR,
-        token_latency: Duration::from_millis(100),
-        ..SandboxConfig::default()
-    };
-    let sandbox = Sandbox::start(config).await.unwrap();
+    let sandbox = provider(Duration::from_millis(100), Rotation::Revokes).await;
     let vault = TestVault::with_sandbox(&sandbox, policy);
     let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, left);
     vault.import("acme/sandbox", &tokens, HOUR);

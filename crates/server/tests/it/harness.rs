@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokenward_testkit::{
     Signal,
-    sandbox::{IssuedTokens, Sandbox, SandboxConfig},
+    sandbox::{IssuedTokens, Rotation, Sandbox, SandboxConfig},
     signal,
 };
 use tokio::{
@@ -203,6 +203,32 @@ pub(crate) fn import_text(tokens: &IssuedTokens, lifetime: Duration) -> String {
     .to_string()
 }
 
+/// A provider whose access tokens live for an hour, and which takes so long over each refresh.
+pub(crate) async fn provider(latency: Duration, rotation: Rotation) -> Sandbox {
+    let config = SandboxConfig {
+        access_ttl: HOUR,
+        token_latency: latency,
+        rotation,
+        ..SandboxConfig::default()
+    };
+    Sandbox::start(config).await.unwrap()
+}
+
+/// A vault whose only token, that of `acme/sandbox`, has run out.
+pub(crate) async fn expired(
+    latency: Duration,
+    rotation: Rotation,
+    policy: &str,
+) -> (Sandbox, TestVault) {
+    let sandbox = provider(latency, rotation).await;
+    let vault = TestVault::with_sandbox(&sandbox, policy);
+    let client = SandboxConfig::default().client_id;
+    let tokens = sandbox.issue_expiring(&client, Duration::from_millis(10));
+    vault.import("acme/sandbox", &tokens, HOUR);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    (sandbox, vault)
+}
+
 /// The sandbox as a connector file.
 pub(crate) fn connector(id: &str, sandbox: &Sandbox, policy: &str) -> String {
     format!(
@@ -366,6 +392,16 @@ impl Server {
             .header("x-apideck-service-id", "sandbox")
             .header("x-apideck-unified-api", "accounting")
             .header("x-apideck-downstream-url", downstream)
+    }
+
+    /// Checks that a request gets through, after whatever must be waited for.
+    pub(crate) async fn serves(&self) {
+        let answer = self
+            .proxy(Method::GET, "/x")
+            .header("x-apideck-timeout", "40000")
+            .send()
+            .await;
+        assert_eq!(answer.status, 200, "{answer:?}");
     }
 
     pub(crate) async fn metrics(&self) -> String {

@@ -3,19 +3,13 @@
 use std::time::Duration;
 
 use http::Method;
-use tokenward_testkit::sandbox::{Fault, Rotation, Sandbox, SandboxConfig};
+use tokenward_testkit::sandbox::{Fault, Rotation, SandboxConfig};
 
-use crate::harness::{GRACE, HOUR, TestVault, all_at_once, said};
+use crate::harness::{GRACE, HOUR, TestVault, all_at_once, provider, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_issued_is_ever_printed() {
-    let config = SandboxConfig {
-        access_ttl: HOUR,
-        rotation: Rotation::Grace(HOUR),
-        token_latency: Duration::from_millis(20),
-        ..SandboxConfig::default()
-    };
-    let sandbox = Sandbox::start(config).await.unwrap();
+    let sandbox = provider(Duration::from_millis(20), Rotation::Grace(HOUR)).await;
     let vault = TestVault::with_sandbox(&sandbox, GRACE);
     let mut printed = String::new();
     let tokens = sandbox.issue_expiring(
@@ -38,20 +32,24 @@ async fn nothing_that_was_issued_is_ever_printed() {
             rotate: true,
         }),
         Some(Fault::MalformedBody { rotate: true }),
+        // Becomes an echo of the refresh token that was sent.
         Some(Fault::OkWithError {
-            error: "invalid_client".to_owned(),
+            error: String::new(),
         }),
         Some(Fault::DropAfterRotation),
         Some(Fault::DropBeforeRotation),
         Some(Fault::InvalidGrant),
     ];
-    for (number, fault) in faults.into_iter().enumerate() {
+    for (number, mut fault) in faults.into_iter().enumerate() {
         let place = format!("consumer{number}/sandbox");
         let tokens = sandbox.issue_expiring(
             &SandboxConfig::default().client_id,
             Duration::from_millis(10),
         );
         vault.import(&place, &tokens, HOUR);
+        if let Some(Fault::OkWithError { error }) = &mut fault {
+            *error = format!("unknown token {}", tokens.refresh_token);
+        }
         sandbox.set_fault(fault);
         for server in [&server, &json_server] {
             let answers = all_at_once(5, |_| {

@@ -4,19 +4,14 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
-use tokenward_testkit::sandbox::{Fault, GrantId, Sandbox, SandboxConfig};
+use tokenward_testkit::sandbox::{Fault, GrantId, Rotation, Sandbox, SandboxConfig};
 
-use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, import_text};
+use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, import_text, provider};
 
 const PLACE: &str = "/vault/connections/accounting/sandbox";
 
 async fn world(policy: &str) -> (Sandbox, TestVault, Server) {
-    let config = SandboxConfig {
-        access_ttl: HOUR,
-        token_latency: Duration::from_millis(100),
-        ..SandboxConfig::default()
-    };
-    let sandbox = Sandbox::start(config).await.unwrap();
+    let sandbox = provider(Duration::from_millis(100), Rotation::Revokes).await;
     let vault = TestVault::with_sandbox(&sandbox, policy);
     let server = vault.serve(&[]).await;
     (sandbox, vault, server)

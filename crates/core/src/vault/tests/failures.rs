@@ -1,0 +1,174 @@
+//! A refresh that fails, and odd answers.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_unsaid_life_is_refreshed_by_the_connectors_assumption() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::NoLifetime];
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    // An hour is assumed where the connector says nothing: neither for ever nor each time.
+    world.pass(3000).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    world.pass(600).await;
+    assert_eq!(world.token().await.unwrap(), "at-3");
+    assert_eq!(world.refreshes(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_refresh_is_no_outage_while_the_token_lives() {
+    let world = World::new("harmless").await;
+    world.pass(580).await;
+    *lock(&world.provider.acts) = vec![Act::NotSent];
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    // Afterwards it is tried again, and not before its time.
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    assert_eq!(world.refreshes(), 0);
+    world.pass(2).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_wait_for_a_second_try_when_nothing_lives() {
+    let world = World::new("harmless").await;
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::NotSent];
+    assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+/// Found by the crash harness: an owner is killed while the old token has a second left.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_dies_during_the_wait_does_not_cut_it_short() {
+    let world = World::new("harmless").await;
+    world.pass(599).await;
+    let connection = world.store.connection(&world.key).await.unwrap().unwrap();
+    let claim = ClaimRequest {
+        grant: connection.grant.unwrap(),
+        seen: 1,
+        owner: OwnerId::new("a process that is killed"),
+        ttl: VaultConfig::default().claim_ttl,
+        need: Need::Stale,
+        policy: ReplayPolicy::Harmless,
+    };
+    world.store.claim(claim).await.unwrap();
+    assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_with_a_revoking_provider_waits_for_the_tokens_end() {
+    let world = World::new("revokes").await;
+    world.pass(580).await;
+    *lock(&world.provider.acts) = vec![Act::Lose];
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    world.pass(10).await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    let error = world.vault.validate(&world.key).await.unwrap_err();
+    assert!(
+        matches!(&error, TokenError::AnswerLost { why, .. } if why == "connection reset"),
+        "{error}"
+    );
+    assert_eq!(
+        (
+            world.refreshes(),
+            world.provider.replays.load(Ordering::SeqCst)
+        ),
+        (1, 0)
+    );
+    // Nothing left to lose: one more send, which tells that the grant is gone and why.
+    world.pass(20).await;
+    let error = world.token().await.unwrap_err();
+    assert!(
+        matches!(&error, TokenError::Dead { reason, .. } if reason.contains("connection reset")),
+        "{error}"
+    );
+    // Dead is dead: no further word with the provider.
+    for _ in 0..5 {
+        world.pass(600).await;
+        assert!(matches!(world.token().await, Err(TokenError::Dead { .. })));
+    }
+    assert_eq!(world.refreshes(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_honoured_for_all_grants_of_the_client() {
+    let world = World::new("refused").await;
+    let second = ConnectionKey::new("app", "other", "crm", "acme");
+    world.import(&second, "77").await;
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::Throttle(20)];
+    let error = world.token().await.unwrap_err();
+    assert!(matches!(error, TokenError::Failed { .. }), "{error}");
+    let error = world.vault.token(&second).await.unwrap_err();
+    assert!(matches!(error, TokenError::Paused { .. }), "{error}");
+    assert_eq!(world.refreshes(), 0);
+    world.pass(25).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_grants_dead_tokens_is_not_asked_for_ever() {
+    let world = World::new("revokes").await;
+    let provider = Arc::new(Provider {
+        lifetime: 0,
+        ..Provider::new(&world.clock, &world.store)
+    });
+    let parts = VaultParts {
+        transport: provider.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    world.pass(700).await;
+    assert!(vault.token(&world.key).await.is_ok());
+    assert!(provider.refreshes.load(Ordering::SeqCst) <= 2);
+}
+
+/// Counts what is announced.
+#[derive(Debug, Default)]
+struct Announcements {
+    pending: AtomicUsize,
+    recovered: AtomicUsize,
+    died: AtomicUsize,
+}
+
+impl Observer for Announcements {
+    fn observe(&self, signal: &Signal<'_>) {
+        let counter = match signal {
+            Signal::Pending { .. } => &self.pending,
+            Signal::Recovered { .. } => &self.recovered,
+            Signal::Died { .. } => &self.died,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Announcements {
+    fn counts(&self) -> [usize; 3] {
+        [&self.pending, &self.recovered, &self.died].map(|count| count.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_and_a_death_are_announced_once_however_many_ask() {
+    let world = World::new("harmless").await;
+    let observer = Arc::new(Announcements::default());
+    let parts = VaultParts {
+        observer: observer.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::NotSent; 4];
+    for _ in 0..5 {
+        let _ = vault.token(&world.key).await;
+        world.pass(10).await;
+    }
+    assert_eq!(observer.counts(), [1, 1, 0]);
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::Refuse];
+    for _ in 0..5 {
+        vault.token(&world.key).await.unwrap_err();
+    }
+    assert_eq!(observer.counts(), [1, 1, 1]);
+}
