@@ -1,5 +1,5 @@
 # The one entry for people and CI. `make help` lists the targets.
-.PHONY: help demo deps test unit schedules lint fmt fuzz bench prove safeguards
+.PHONY: help demo deps test unit schedules lint fmt fuzz bench instructions prove safeguards
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -44,3 +44,7 @@ fuzz: ## Fuzz every parser of foreign bytes for SECONDS each
 bench: ## Requests per second beside nginx, HAProxy, Envoy, Caddy and a bare hyper proxy
 	scripts/deps.sh bench
 	python3 bench/gateway.py
+
+instructions: ## Count what a proxied request costs; fails if it has become dearer
+	scripts/deps.sh bench
+	python3 bench/instructions.py --check

@@ -17,6 +17,7 @@ if [ "${1:-}" = bench ]; then
     command -v /usr/sbin/nginx >/dev/null || missing+=(nginx-light)
     want wrk wrk
     want haproxy haproxy
+    want valgrind valgrind
     want pip3 python3-pip
 fi
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
