@@ -313,4 +313,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn put_value(&self, name: &str, value: Vec<u8>) -> StoreResult<()>;
     /// What has changed since a position; `None` asks for the present position only.
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes>;
+    /// Returns when there may be something new in [`changes`](Self::changes): a hint for those who
+    /// poll it, which may come in vain or not at all. A store that hears nothing never returns.
+    async fn news(&self) {
+        std::future::pending::<()>().await;
+    }
 }

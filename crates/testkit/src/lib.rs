@@ -3,6 +3,8 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod crash;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod sandbox;
 
 use std::io;
