@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tokenward::store::StoreError;
+use tokenward::store::{StoreError, StoreResult};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -95,6 +95,20 @@ impl PostgresStore {
             claims: Claims::default(),
             _ends: ends.drop_guard(),
         })
+    }
+
+    /// Whether anything was ever sealed for this vault, so that it has a key already.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn used(&self) -> StoreResult<bool> {
+        let any = "SELECT 1 FROM tokenward.vault_values LIMIT 1";
+        let rows = self
+            .pool
+            .patiently(true, || self.pool.query(any, &[]))
+            .await?;
+        Ok(!rows.is_empty())
     }
 }
 

@@ -151,7 +151,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(serve_options) => {
             serve::serve(&serve_options, options, signals::stop_on_signal()).await?;
         }
-        Command::Demo(demo_options) => return demo::run(&demo_options).await,
+        Command::Demo(demo_options) => return demo::run(&demo_options, &options.store).await,
         Command::Connectors(command) => connectors::run(&command, options)?,
         Command::Applications(command) => {
             applications::run(&command, &open(options).await?).await?;
