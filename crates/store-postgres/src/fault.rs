@@ -64,6 +64,7 @@ impl Fault {
                 said.message(),
                 said.code().code()
             )),
+            None if untrusted(error) => Self::Refused(without_values(error)),
             None => Self::Unreachable(without_values(error)),
         }
     }
@@ -91,6 +92,19 @@ fn leaves(code: &SqlState) -> bool {
             SqlState::READ_ONLY_SQL_TRANSACTION,
         ]
         .contains(code)
+}
+
+/// Whether TLS failed for a reason that time does not mend: a certificate, a server without TLS.
+fn untrusted(error: &tokio_postgres::Error) -> bool {
+    let Some(cause) = error.source() else {
+        return false;
+    };
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(cause) => cause
+            .get_ref()
+            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>),
+        None => cause.to_string().contains("does not support TLS"),
+    }
 }
 
 /// The client's own errors name the step and the system's word, nothing else.

@@ -1,6 +1,6 @@
 //! What every store promises.
 
-mod cluster;
+mod scene;
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokenward_store_postgres::{PostgresOptions, PostgresStore};
 use tokenward_testkit::conformance::Subject;
 
 async fn postgres() -> Subject {
-    let cluster = cluster::start(&[]);
+    let cluster = scene::cluster(&[]);
     let url = cluster.url();
     let first = PostgresStore::open(PostgresOptions::parse(&url).expect("a URL"))
         .await

@@ -11,7 +11,7 @@ use std::{
     io::{self, Write as _},
     net::TcpListener,
     os::unix::{
-        fs::{DirBuilderExt as _, chown},
+        fs::{DirBuilderExt as _, PermissionsExt as _, chown},
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
@@ -303,6 +303,24 @@ impl PostgresCluster {
     /// The URL of the database `vault` at another address, such as a proxy's.
     pub fn url_at(&self, address: std::net::SocketAddr) -> String {
         format!("postgres://{USER}@{address}/vault")
+    }
+
+    /// Adds settings for the next [`resume`](Self::resume).
+    pub fn set(&mut self, settings: &[&str]) {
+        self.settings
+            .extend(settings.iter().map(|&setting| setting.to_owned()));
+    }
+
+    /// Makes a file the server's own, and nobody else's.
+    ///
+    /// # Errors
+    ///
+    /// When that is not ours to do.
+    pub fn hand_over(&self, file: &Path) -> io::Result<()> {
+        if let Some(Account { user, group }) = self.account {
+            chown(file, Some(user), Some(group))?;
+        }
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600))
     }
 
     /// The server's socket.
