@@ -3,7 +3,6 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod crash;
-#[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod sandbox;
 
