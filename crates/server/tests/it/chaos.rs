@@ -223,6 +223,7 @@ fn moved(vault: &TestVault, size: &str) -> Option<(Mount, TestVault)> {
     let mut other = TestVault {
         folder: tempfile::TempDir::new().unwrap(),
         key: vault.key.clone(),
+        database: None,
     };
     let mount = Mount::tmpfs(other.path(), size)?;
     let copied = Command::new("cp")

@@ -14,4 +14,5 @@ mod gateway;
 mod harness;
 mod oidc_provider;
 mod redaction;
+mod replicas;
 mod vault_api;
