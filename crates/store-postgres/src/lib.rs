@@ -50,5 +50,37 @@ mod tenants;
 mod tls;
 mod transaction;
 
+/// The statements whose cost must not grow with the vault: name, SQL, and the parameters' types.
+/// For the tests that look at their plans.
+#[doc(hidden)]
+pub fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
+    let ledger = "text, int8, text, int8, text, int8, int8, text, text, int8";
+    let token = "text, int8, text, int8, text, int8, int8, text, text, int8, int8, int8, bytea, \
+                 int8, int8, int8, int8, int8, bytea, int8";
+    vec![
+        ("read a grant", grants::find_sql(), "text"),
+        ("write a claim", grants::ledger_sql(), ledger),
+        ("write a token set", grants::token_sql(), token),
+        (
+            "read a connection",
+            connections::find_sql(),
+            "text, text, text, text",
+        ),
+        (
+            "a connection of a grant",
+            connections::of_grant_sql(),
+            "text",
+        ),
+        ("read a key", tenants::key_sql(), "bytea"),
+        (
+            "a grant by its token",
+            grants::by_fingerprint_sql(),
+            "bytea, text, text",
+        ),
+        ("idle grants", grants::keep_alive_sql(), "int8"),
+        ("changes", changes::after_sql(), "int8, int8, int8"),
+    ]
+}
+
 pub use open::{OpenError, PostgresStore};
 pub use options::PostgresOptions;

@@ -4,22 +4,23 @@
 //! `postgres`, or as `nobody`. The server is a child of a small shell that ends it and removes the
 //! folder as soon as this process is gone, however it ends.
 
+mod host;
 mod proxy;
 
 use std::{
     fs,
     io::{self, Write as _},
-    net::TcpListener,
     os::unix::{
-        fs::{DirBuilderExt as _, PermissionsExt as _, chown},
+        fs::{PermissionsExt as _, chown},
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     thread::sleep,
     time::Duration,
 };
 
+use self::host::{Account, account, checked, copied, free_port, programs};
 pub use self::proxy::Proxy;
 use crate::{Signal, signal};
 
@@ -38,13 +39,6 @@ pub struct PostgresCluster {
     port: u16,
     settings: Vec<String>,
     running: Option<Child>,
-}
-
-/// Who runs it, if we are root.
-#[derive(Clone, Copy, Debug)]
-struct Account {
-    user: u32,
-    group: u32,
 }
 
 /// Ends the server when its standard input ends; that is, when we do.
@@ -78,6 +72,41 @@ impl PostgresCluster {
         }
         cluster.resume()?;
         Ok(cluster)
+    }
+
+    /// A copy of this running cluster that follows it, on a socket of its own.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL says.
+    pub fn standby(&self, settings: &[&str]) -> io::Result<Self> {
+        let mut standby = Self::folder(settings)?;
+        let mut command = self.command("pg_basebackup");
+        command
+            .args([
+                "-U",
+                USER,
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ])
+            .arg("-h")
+            .arg(&self.folder)
+            .arg(format!("-p{}", self.port))
+            .arg("-D")
+            .arg(standby.data());
+        checked(&command.output()?)?;
+        standby.resume()?;
+        Ok(standby)
+    }
+
+    /// Makes a standby the primary.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL says.
+    pub fn promote(&self) -> io::Result<()> {
+        self.sql("postgres", "SELECT pg_promote()").map(|_| ())
     }
 
     fn folder(settings: &[&str]) -> io::Result<Self> {
@@ -224,7 +253,7 @@ impl PostgresCluster {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         text.lines()
             .nth(7)
-            .is_some_and(|state| state.trim() == "ready")
+            .is_some_and(|state| ["ready", "standby"].contains(&state.trim()))
     }
 
     /// What the server has logged since it was started.
@@ -300,6 +329,16 @@ impl PostgresCluster {
         format!("postgres://{USER}@{folder}:{}/{database}", self.port)
     }
 
+    /// The URL of the database `vault` on this cluster or another one, whichever takes writes.
+    pub fn url_with(&self, other: &Self) -> String {
+        let place = |cluster: &Self| cluster.url().replace(&format!("postgres://{USER}@"), "");
+        let (one, other) = (place(self), place(other));
+        format!(
+            "postgres://{USER}@{},{other}",
+            one.trim_end_matches("/vault")
+        )
+    }
+
     /// The URL of the database `vault` at another address, such as a proxy's.
     pub fn url_at(&self, address: std::net::SocketAddr) -> String {
         format!("postgres://{USER}@{address}/vault")
@@ -367,91 +406,4 @@ impl Drop for PostgresCluster {
         let _ = self.stop();
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-/// The folder of PostgreSQL's programs: `TOKENWARD_PG_BIN`, Debian's (the newest), or of the path.
-fn programs() -> io::Result<PathBuf> {
-    let has =
-        |folder: &PathBuf| folder.join("initdb").is_file() && folder.join("postgres").is_file();
-    if let Some(folder) = std::env::var_os("TOKENWARD_PG_BIN").map(PathBuf::from) {
-        return Ok(folder);
-    }
-    let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for entry in fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let version = entry.file_name().to_string_lossy().parse().unwrap_or(0);
-        found.push((version, entry.path().join("bin")));
-    }
-    found.sort();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let newest = found.into_iter().rev().map(|(_, folder)| folder);
-    newest
-        .chain(std::env::split_paths(&path))
-        .find(has)
-        .ok_or_else(|| {
-            io::Error::other(
-                "no PostgreSQL server is installed (initdb and postgres were looked for in \
-                 /usr/lib/postgresql and the path); on Debian: apt-get install postgresql, or name \
-                 the folder of its programs in TOKENWARD_PG_BIN",
-            )
-        })
-}
-
-/// Another account than root's, which PostgreSQL refuses.
-fn account() -> io::Result<Option<Account>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let accounts = fs::read_to_string("/etc/passwd")?;
-    let find = |name: &str| {
-        let mut lines = accounts
-            .lines()
-            .map(|line| line.split(':').collect::<Vec<_>>());
-        let line = lines.find(|fields| fields.first() == Some(&name))?;
-        Some(Account {
-            user: line.get(2)?.parse().ok()?,
-            group: line.get(3)?.parse().ok()?,
-        })
-    };
-    find("postgres")
-        .or_else(|| find("nobody"))
-        .map(Some)
-        .ok_or_else(|| {
-            io::Error::other(
-                "PostgreSQL does not run as root, and there is no account postgres or nobody",
-            )
-        })
-}
-
-/// A port that was free a moment ago. It also names the socket, so that clusters differ.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn copied(from: &Path, to: &Path) -> io::Result<()> {
-    if let Some(parent) = to.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)?;
-    }
-    checked(
-        &Command::new("cp")
-            .args(["-a", "--reflink=auto"])
-            .arg(from)
-            .arg(to)
-            .output()?,
-    )?;
-    Ok(())
-}
-
-fn checked(output: &Output) -> io::Result<String> {
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(io::Error::other(said))
 }

@@ -7,6 +7,8 @@
     reason = "each test file uses its part; helpers of tests are tests"
 )]
 
+pub(crate) mod owners;
+
 use std::{path::Path, time::Duration};
 
 use tokenward::{

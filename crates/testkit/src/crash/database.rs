@@ -84,11 +84,11 @@ impl Database {
             match pick(8, &chance) {
                 0 => {
                     self.restart(PostgresCluster::kill, |books| books.kills += 1)
-                        .await?
+                        .await?;
                 }
                 1 => {
                     self.restart(PostgresCluster::stop, |books| books.restarts += 1)
-                        .await?
+                        .await?;
                 }
                 2 | 3 => {
                     lock(&self.books).outages += 1;
