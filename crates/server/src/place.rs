@@ -78,6 +78,16 @@ pub struct OpenStore {
     pub used: bool,
 }
 
+/// A store as what it is.
+pub(crate) enum Place {
+    Sqlite {
+        store: SqliteStore,
+        /// Whether its file existed.
+        used: bool,
+    },
+    Postgres(PostgresStore),
+}
+
 impl StoreOptions {
     /// Whether a PostgreSQL is wanted that this command is to start by itself.
     pub fn wants_cluster(&self) -> bool {
@@ -103,12 +113,45 @@ impl StoreOptions {
         self.store.as_ref().map(StoreUrl::expose)
     }
 
+    /// The same options for another place.
+    #[must_use]
+    pub fn elsewhere(&self, url: StoreUrl) -> Self {
+        Self {
+            store: Some(url),
+            store_listen: None,
+            ..self.clone()
+        }
+    }
+
     /// Opens the store, made if it does not exist.
     ///
     /// # Errors
     ///
     /// With cause and way out; never with the URL.
     pub async fn open(&self, data_dir: &Path) -> anyhow::Result<OpenStore> {
+        let (place, shown) = self.place(data_dir).await?;
+        Ok(match place {
+            Place::Sqlite { store, used } => OpenStore {
+                store: Arc::new(store),
+                shown,
+                used,
+            },
+            Place::Postgres(store) => {
+                let used = store
+                    .used()
+                    .await
+                    .with_context(|| format!("the vault {shown}"))?;
+                OpenStore {
+                    store: Arc::new(store),
+                    shown,
+                    used,
+                }
+            }
+        })
+    }
+
+    /// Opens the store as what it is.
+    pub(crate) async fn place(&self, data_dir: &Path) -> anyhow::Result<(Place, String)> {
         match self.named() {
             None | Some("" | "sqlite") => {
                 let database = data_dir.join("vault.db");
@@ -116,14 +159,10 @@ impl StoreOptions {
                 let shown = database.display().to_string();
                 let store =
                     SqliteStore::open(&database).with_context(|| format!("the vault {shown}"))?;
-                Ok(OpenStore {
-                    store: Arc::new(store),
-                    shown,
-                    used,
-                })
+                Ok((Place::Sqlite { store, used }, shown))
             }
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                self.open_postgres(url).await
+                self.place_in_postgres(url).await
             }
             Some("postgres") => bail!(
                 "only the demo starts a PostgreSQL by itself; give --store postgres://USER@HOST/DATABASE"
@@ -132,7 +171,7 @@ impl StoreOptions {
         }
     }
 
-    async fn open_postgres(&self, url: &str) -> anyhow::Result<OpenStore> {
+    async fn place_in_postgres(&self, url: &str) -> anyhow::Result<(Place, String)> {
         let mut options =
             PostgresOptions::parse(url)?.connections(usize::from(self.store_connections));
         if let Some(listen) = &self.store_listen {
@@ -144,13 +183,9 @@ impl StoreOptions {
             options = options.polling_only();
         }
         let shown = options.to_string();
-        let context = || format!("the vault {shown}");
-        let store = PostgresStore::open(options).await.with_context(context)?;
-        let used = store.used().await.with_context(context)?;
-        Ok(OpenStore {
-            store: Arc::new(store),
-            shown,
-            used,
-        })
+        let store = PostgresStore::open(options)
+            .await
+            .with_context(|| format!("the vault {shown}"))?;
+        Ok((Place::Postgres(store), shown))
     }
 }

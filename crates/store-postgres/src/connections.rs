@@ -300,7 +300,7 @@ async fn insert(changing: &Changing<'_>, row: &GrantRow) -> Outcome<()> {
     Ok(())
 }
 
-async fn save(changing: &Changing<'_>, connection: &Connection) -> Outcome<()> {
+pub(crate) async fn save(changing: &Changing<'_>, connection: &Connection) -> Outcome<()> {
     let sql = format!(
         "INSERT INTO tokenward.connections ({CONNECTION})
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)

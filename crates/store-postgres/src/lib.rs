@@ -41,6 +41,7 @@ mod fault;
 mod grants;
 mod hints;
 mod migrate;
+mod moving;
 mod open;
 mod options;
 mod pool;

@@ -177,22 +177,24 @@ pub(crate) async fn delete_key(
     Ok(!pool.query(sql, params).await?.is_empty())
 }
 
-pub(crate) async fn value_or_insert(pool: &Pool, name: &str, value: &[u8]) -> Outcome<Vec<u8>> {
-    // The insert waits for one that is under way; what it then does not insert can be read.
-    pool.query(
-        "INSERT INTO tokenward.vault_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
-        params![TEXT name, BYTEA value],
-    )
-    .await?;
-    let rows = pool
-        .query(
-            "SELECT value FROM tokenward.vault_values WHERE name = $1",
-            params![TEXT name],
-        )
-        .await?;
+pub(crate) async fn value(pool: &Pool, name: &str) -> Outcome<Option<Vec<u8>>> {
+    let sql = "SELECT value FROM tokenward.vault_values WHERE name = $1";
+    let rows = pool.query(sql, params![TEXT name]).await?;
     rows.first()
-        .and_then(|row| row.try_get(0).ok())
-        .ok_or(Fault::Contended)
+        .map(|row| row.try_get(0))
+        .transpose()
+        .map_err(|_| Fault::Refused("vault_values.value makes no sense".to_owned()))
+}
+
+pub(crate) async fn value_or_insert(pool: &Pool, name: &str, given: &[u8]) -> Outcome<Vec<u8>> {
+    if let Some(present) = value(pool, name).await? {
+        return Ok(present);
+    }
+    // The insert waits for one that is under way; what it then does not insert can be read.
+    let sql = "INSERT INTO tokenward.vault_values (name, value) VALUES ($1, $2)
+         ON CONFLICT (name) DO NOTHING";
+    pool.query(sql, params![TEXT name, BYTEA given]).await?;
+    value(pool, name).await?.ok_or(Fault::Contended)
 }
 
 pub(crate) async fn put_value(pool: &Pool, name: &str, value: &[u8]) -> Outcome<()> {

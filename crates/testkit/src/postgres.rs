@@ -116,7 +116,10 @@ impl PostgresCluster {
         // path may be longer than that of a socket may be.
         let base = ["/dev/shm", "/tmp"].map(Path::new);
         let base = base.into_iter().find(|base| base.is_dir());
-        let base = base.map_or_else(std::env::temp_dir, Path::to_owned);
+        let base = std::env::var_os("TOKENWARD_PG_FOLDER")
+            .map(PathBuf::from)
+            .or(base.map(Path::to_owned))
+            .unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new()
             .prefix("tokenward-pg-")
             .tempdir_in(base)?
