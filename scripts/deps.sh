@@ -16,6 +16,7 @@ ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime
 # The tests start private clusters from its programs.
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing+=(postgresql)
 want openssl openssl
+[ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 if [ "${1:-}" = bench ]; then
     command -v /usr/sbin/nginx >/dev/null || missing+=(nginx-light)
     want wrk wrk

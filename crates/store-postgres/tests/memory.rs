@@ -2,6 +2,8 @@
 //! same replies, the same rows, the same words to other replicas. Times are left out, because
 //! each store has its own.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod scene;
 
 use std::sync::{
