@@ -15,9 +15,13 @@ use scene::{
     owners::{judge, refresh_until},
     refreshed,
 };
-use tokenward::store::Store;
+use tokenward::store::{Change, Store};
+use tokenward_store_postgres::{PostgresOptions, PostgresStore};
 use tokenward_testkit::postgres::Proxy;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
+
+/// How long something that is sure to happen may take on a slow machine.
+const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_version_is_committed_once_while_connections_are_cut() {
@@ -97,6 +101,46 @@ async fn a_database_that_is_silent_is_an_error_and_then_forgotten() {
     assert!(error.to_string().contains("PostgreSQL"), "{error}");
     proxy.mend();
     assert_eq!(refreshed(&store, "g", 1).await, 2);
+}
+
+/// While nobody can listen, the poll tells; and announcements are heard again when the wire is
+/// mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_listener_is_polled_for_and_comes_back() {
+    let cluster = cluster(&[]);
+    let proxy = Proxy::start(&cluster.socket()).await.unwrap();
+    let options = PostgresOptions::parse(&cluster.url())
+        .unwrap()
+        .listening_at(&cluster.url_at(proxy.address()))
+        .unwrap();
+    let listener = PostgresStore::open(options).await.unwrap();
+    let other = open(&cluster.url()).await;
+    granted(&other, "g").await;
+    let mut since = listener.changes(None).await.unwrap().next;
+    proxy.close();
+    let mut version = refreshed(&other, "g", 1).await;
+    let mut told = listener.changes(Some(since)).await.unwrap();
+    assert_eq!(told.changes, [Change::Grant("g".into())]);
+    proxy.mend();
+    timeout(LONG, async {
+        // What it heard before it was cut off, and that it listens again.
+        for _ in 0..3 {
+            loop {
+                version = refreshed(&other, "g", version).await;
+                if timeout(Duration::from_secs(1), listener.news())
+                    .await
+                    .is_ok()
+                {
+                    break;
+                }
+            }
+        }
+    })
+    .await
+    .expect("it listens again");
+    since = told.next;
+    told = listener.changes(Some(since)).await.unwrap();
+    assert!(!told.gap && told.changes.len() as u64 == version - 2);
 }
 
 /// A database that is not there at the start is waited for, but not for ever.

@@ -39,6 +39,8 @@ pub(crate) struct TestVault {
     pub(crate) database: Option<Database>,
 }
 
+pub(crate) const DATABASE_PASSWORD: &str = "correct-horse-battery";
+
 /// A private PostgreSQL behind a wire that can be cut.
 pub(crate) struct Database {
     cluster: Mutex<PostgresCluster>,
@@ -52,7 +54,10 @@ impl Database {
         let cluster = PostgresCluster::start_with(&["fsync=off"], None).unwrap();
         let proxy = Proxy::start(&cluster.socket()).await.unwrap();
         Self {
-            url: cluster.url_at(proxy.address()),
+            // The server trusts everybody; the password is there to be looked for in the logs.
+            url: cluster
+                .url_at(proxy.address())
+                .replace("tokenward@", &format!("tokenward:{DATABASE_PASSWORD}@")),
             cluster: Mutex::new(cluster),
             proxy,
         }

@@ -6,7 +6,7 @@ use http::Method;
 use tempfile::TempDir;
 use tokenward_testkit::sandbox::{Rotation, Sandbox, SandboxConfig};
 
-use crate::harness::{HOUR, REVOKES, Server, TestVault, all_at_once, said};
+use crate::harness::{DATABASE_PASSWORD, HOUR, REVOKES, Server, TestVault, all_at_once, said};
 
 /// A vault on PostgreSQL whose only token has run out; the provider punishes every repetition.
 async fn world(latency: Duration) -> (Sandbox, TestVault) {
@@ -83,6 +83,11 @@ async fn a_database_that_dies_during_a_refresh_loses_no_token() {
     }
     refreshed_once(&sandbox);
     assert_eq!(database.sql("SELECT version FROM tokenward.grants"), "2");
+    let log = vault.log();
+    assert!(
+        log.contains("PostgreSQL") && !log.contains(DATABASE_PASSWORD),
+        "{log}"
+    );
 }
 
 /// A refresh on one replica is what the others serve, long before their copy has run out.
