@@ -34,7 +34,8 @@ if [ ${#missing[@]} -gt 0 ]; then
         $sudo mkdir -p /etc/postgresql-common
         echo 'create_main_cluster = false' | $sudo tee /etc/postgresql-common/createcluster.conf >/dev/null
     fi
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends \
+        -o Dpkg::Options::=--force-confold "${missing[@]}"
     $sudo rm -f /usr/sbin/policy-rc.d
 fi
 
