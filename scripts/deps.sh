@@ -13,6 +13,10 @@ want npm npm
 want python3 python3-minimal
 # The clock-jump tests.
 ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
+# The tests start private clusters from its programs.
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing+=(postgresql)
+want openssl openssl
+[ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 if [ "${1:-}" = bench ]; then
     command -v /usr/sbin/nginx >/dev/null || missing+=(nginx-light)
     want wrk wrk
@@ -28,7 +32,13 @@ if [ ${#missing[@]} -gt 0 ]; then
     # Services must not start by themselves; tests start what they need.
     printf '#!/bin/sh\nexit 101\n' | $sudo tee /usr/sbin/policy-rc.d >/dev/null
     $sudo chmod +x /usr/sbin/policy-rc.d
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    # Nor does anybody need a cluster for all of the machine.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        $sudo mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' | $sudo tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends \
+        -o Dpkg::Options::=--force-confold "${missing[@]}"
     $sudo rm -f /usr/sbin/policy-rc.d
 fi
 

@@ -27,14 +27,15 @@ json.dump(report, open(f"{sys.argv[1]}/schedules.json", "w"))
 PY
 prove sim target/release/prove sim --seeds "$seeds"
 prove crash target/release/examples/crash --kills "$kills" --processes 12 --callers 1000
+prove crash-postgres target/release/examples/crash --postgres --kills "$kills" --processes 3 --callers 1000
 python3 - $out <<'PY'
 import json, sys
-for name in ("model", "schedules", "sim", "crash"):
+for name in ("model", "schedules", "sim", "crash", "crash-postgres"):
     try:
         report = json.load(open(f"{sys.argv[1]}/{name}.json"))
     except (OSError, ValueError):
-        print(f"{name:9} gave no report")
+        print(f"{name:14} gave no report")
         continue
-    print(f"{name:9}", *(f"{key} {value}," for key, value in report.items() if isinstance(value, (int, float, str))))
+    print(f"{name:14}", *(f"{key} {value}," for key, value in report.items() if isinstance(value, (int, float, str))))
 PY
 exit $failed

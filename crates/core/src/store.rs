@@ -214,6 +214,35 @@ pub struct Changes {
     pub gap: bool,
 }
 
+/// A row, as a move from one store to another carries it: with all that it holds, and sealed as
+/// it is.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A value of the vault's own.
+    Value(String, Vec<u8>),
+    /// A tenant.
+    Application(Application),
+    /// A key.
+    Key(ApiKey),
+    /// An OAuth client.
+    Client(OAuthClient),
+    /// A grant.
+    Grant(Box<GrantRow>),
+    /// A connection.
+    Connection(Box<Connection>),
+}
+
+/// What a store that is being moved refuses, to all processes, until it is told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freeze {
+    /// New claims: no refresh begins, those under way are saved.
+    Claims,
+    /// Every write.
+    Writes,
+    /// Nothing.
+    Nothing,
+}
+
 /// The vault's store.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
@@ -313,4 +342,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn put_value(&self, name: &str, value: Vec<u8>) -> StoreResult<()>;
     /// What has changed since a position; `None` asks for the present position only.
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes>;
+    /// Returns when there may be something new in [`changes`](Self::changes): a hint for those who
+    /// poll it, which may come in vain or not at all. A store that hears nothing never returns.
+    async fn news(&self) {
+        std::future::pending::<()>().await;
+    }
 }

@@ -12,7 +12,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use tokenward_testkit::crash::{self, CrashOptions};
+use tokenward_testkit::crash::{self, CrashOptions, CrashStore};
 
 const CHILD: &str = "CRASH_HARNESS_CHILD";
 
@@ -46,6 +46,9 @@ struct Options {
     /// The servers' claims, in milliseconds
     #[arg(long, default_value_t = 2500)]
     claim_ttl_ms: u64,
+    /// On a private PostgreSQL that is restarted and cut off, instead of the embedded store
+    #[arg(long)]
+    postgres: bool,
     /// Without faults at the provider
     #[arg(long)]
     no_faults: bool,
@@ -85,6 +88,11 @@ fn main() -> anyhow::Result<ExitCode> {
         access_ttl: Duration::from_secs(options.access_ttl),
         claim_ttl: Duration::from_millis(options.claim_ttl_ms),
         faults: !options.no_faults,
+        store: if options.postgres {
+            CrashStore::Postgres
+        } else {
+            CrashStore::Embedded
+        },
         wrong_policies: options.wrong_policies,
         seed: options
             .seed

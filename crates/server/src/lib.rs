@@ -7,7 +7,7 @@
 //! | [`egress`] | the way out: address rules, the gateway's client, the way to token endpoints |
 //! | [`observe`] | metrics and logs |
 //! | [`listen`], [`serve`] | the accept loop; a server's life from start to drain |
-//! | [`open`] | a vault from command-line options |
+//! | [`open`], [`place`] | a vault from command-line options; where its rows lie |
 //! | [`cli`] | the commands |
 //! | [`demo`] | the race, before and after |
 
@@ -20,6 +20,7 @@ pub mod import;
 pub mod listen;
 pub mod observe;
 pub mod open;
+pub mod place;
 mod request_id;
 pub mod serve;
 

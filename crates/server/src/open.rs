@@ -19,9 +19,11 @@ use tokenward::{
     time::{Clock, SeededChance, TokioClock},
     vault::VaultParts,
 };
-use tokenward_store_sqlite::SqliteStore;
 
-use crate::egress::{AddressRules, HttpTransport, tls_config};
+use crate::{
+    egress::{AddressRules, HttpTransport, tls_config},
+    place::{OpenStore, StoreOptions},
+};
 
 /// Options of every command that opens a vault.
 #[derive(Clone, Debug, Args)]
@@ -31,7 +33,7 @@ use crate::egress::{AddressRules, HttpTransport, tls_config};
 )]
 #[command(next_help_heading = "Vault options")]
 pub struct VaultOptions {
-    /// Where the vault lies [default: $XDG_DATA_HOME/tokenward or ~/.local/share/tokenward]
+    /// The vault's folder: its key, connectors and spool, and its rows unless --store says otherwise [default: $XDG_DATA_HOME/tokenward or ~/.local/share/tokenward]
     #[arg(long, global = true, env = "TOKENWARD_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// A folder of connector files (*.toml) beside the shipped ones [default: DATA_DIR/connectors]
@@ -49,6 +51,8 @@ pub struct VaultOptions {
         value_delimiter = ','
     )]
     pub allow_private: Vec<IpNet>,
+    #[command(flatten)]
+    pub store: StoreOptions,
 }
 
 /// A vault and what was made to open it.
@@ -56,8 +60,10 @@ pub struct VaultOptions {
 pub struct Opened {
     /// The vault.
     pub vault: Vault,
-    /// Where it lies.
+    /// Its folder: key, connectors, spool, and the rows if they are kept on this machine.
     pub data_dir: PathBuf,
+    /// Where its rows lie.
+    pub store: String,
     /// What it may reach.
     pub rules: Arc<AddressRules>,
     /// The file of a key that was just made.
@@ -123,15 +129,13 @@ impl VaultOptions {
                 data_dir.display()
             )
         })?;
-        let database = data_dir.join("vault.db");
-        let (keyring, new_key) = self.keyring(&data_dir, database.exists())?;
-        let store = SqliteStore::open(&database)
-            .with_context(|| format!("the vault {}", database.display()))?;
+        let OpenStore { store, shown, used } = self.store.open(&data_dir).await?;
+        let (keyring, new_key) = self.keyring(&data_dir, used)?;
         let rules = Arc::new(AddressRules::new(self.allow_private.clone()));
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let transport = HttpTransport::new(rules.clone(), tls_config(), clock.clone());
         let vault = Vault::open(VaultParts {
-            store: Arc::new(store),
+            store,
             keyring,
             transport: Arc::new(transport),
             spool: Arc::new(FolderSpool::new(data_dir.join("spool"))),
@@ -147,6 +151,7 @@ impl VaultOptions {
         Ok(Opened {
             vault,
             data_dir,
+            store: shown,
             rules,
             new_key,
         })

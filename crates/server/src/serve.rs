@@ -162,13 +162,10 @@ async fn greet(options: &ServeOptions, opened: &Opened, address: SocketAddr) -> 
     if options.json {
         println!(
             "{}",
-            serde_json::json!({ "listening": format!("http://{address}"), "data_dir": opened.data_dir })
+            serde_json::json!({ "listening": format!("http://{address}"), "data_dir": opened.data_dir, "store": opened.store })
         );
     } else {
-        println!(
-            "listening on http://{address}, vault in {}",
-            opened.data_dir.display()
-        );
+        println!("listening on http://{address}, vault in {}", opened.store);
         if opened.vault.store().applications().await?.is_empty() {
             println!("no application yet; make one with: tokenward applications create NAME");
         }

@@ -169,7 +169,7 @@ fn drop_unused(db: &Db, grant: Option<&GrantId>) -> Outcome<Option<GrantRow>> {
     Ok(row)
 }
 
-fn save(db: &Db, connection: &Connection) -> Outcome<()> {
+pub(crate) fn save(db: &Db, connection: &Connection) -> Outcome<()> {
     let sql = format!(
         "INSERT INTO connections ({CONNECTION}) VALUES (
             :application, :consumer, :unified_api, :service, :grant, :enabled, :settings, :metadata,

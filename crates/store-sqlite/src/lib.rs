@@ -15,6 +15,7 @@ mod connections;
 mod grants;
 mod job;
 mod migrate;
+mod moving;
 mod open;
 mod reader;
 mod rows;

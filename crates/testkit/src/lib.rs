@@ -3,6 +3,7 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod crash;
+pub mod postgres;
 pub mod sandbox;
 
 use std::io;

@@ -118,7 +118,11 @@ impl Vault {
                 }
                 Err(error) => tracing::warn!(%error, "the store does not tell of changes"),
             }
-            self.inner.clock.sleep(self.inner.config.change_poll).await;
+            let poll = self.inner.clock.sleep(self.inner.config.change_poll);
+            tokio::select! {
+                () = poll => {}
+                () = self.inner.store.news() => {}
+            }
         }
     }
 

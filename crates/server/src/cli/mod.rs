@@ -4,6 +4,7 @@ mod applications;
 mod clients;
 mod connections;
 mod connectors;
+mod migrate;
 mod output;
 mod signals;
 mod tokens;
@@ -76,6 +77,8 @@ enum Command {
     Token(tokens::TokenOptions),
     /// Force one refresh and tell how it went
     Validate(tokens::ValidateOptions),
+    /// Move the vault to another store: from SQLite to PostgreSQL, or back
+    Migrate(migrate::MigrateOptions),
     /// Seal everything anew with the first key of the key file
     Reseal(ResealOptions),
 }
@@ -151,7 +154,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(serve_options) => {
             serve::serve(&serve_options, options, signals::stop_on_signal()).await?;
         }
-        Command::Demo(demo_options) => return demo::run(&demo_options).await,
+        Command::Demo(demo_options) => return demo::run(&demo_options, &options.store).await,
         Command::Connectors(command) => connectors::run(&command, options)?,
         Command::Applications(command) => {
             applications::run(&command, &open(options).await?).await?;
@@ -165,6 +168,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Validate(validate_options) => {
             return tokens::validate(&validate_options, &open(options).await?).await;
         }
+        Command::Migrate(migrate_options) => migrate::run(&migrate_options, options).await?,
         Command::Reseal(reseal_options) => {
             let vault = open(options).await?;
             let count = vault.reseal().await?;

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::load::{Client, Report};
-use crate::{api::new_key, open::VaultOptions, wall_clock};
+use crate::{api::new_key, open::VaultOptions, place::StoreOptions, wall_clock};
 
 const APPLICATION: &str = "demo";
 const CONSUMER: &str = "demo-consumer";
@@ -42,6 +42,7 @@ impl Gateways {
         lifetime: Duration,
         left: Duration,
         processes: u32,
+        postgres: Option<String>,
     ) -> anyhow::Result<Self> {
         let folder = TempDir::new().context("no temporary folder")?;
         let connectors = folder.path().join("connectors");
@@ -52,6 +53,9 @@ impl Gateways {
             connectors: Some(connectors.clone()),
             key_file: None,
             allow_private: vec!["127.0.0.0/8".parse()?],
+            store: postgres
+                .clone()
+                .map_or_else(StoreOptions::default, StoreOptions::at),
         };
         let key = fill(&options, tokens, lifetime, left).await?;
 
@@ -75,6 +79,8 @@ impl Gateways {
             .arg(folder.path())
             .arg("--connectors")
             .arg(&connectors)
+            // Not an argument, which everybody on the machine can read.
+            .env("TOKENWARD_STORE", postgres.as_deref().unwrap_or("sqlite"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -14,13 +14,17 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
-use tokenward_testkit::sandbox::{IssuedTokens, Rotation, Sandbox, SandboxConfig, TimelineEvent};
+use tokenward_testkit::{
+    postgres::PostgresCluster,
+    sandbox::{IssuedTokens, Rotation, Sandbox, SandboxConfig, TimelineEvent},
+};
 
 use self::{
     gateways::Gateways,
     load::{Client, Span},
     naive::Naive,
 };
+use crate::place::StoreOptions;
 
 /// Options of `tokenward demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -81,7 +85,8 @@ pub(crate) struct Run {
 /// # Errors
 ///
 /// When a part of it cannot start, with the reason.
-pub async fn run(options: &DemoOptions) -> anyhow::Result<ExitCode> {
+pub async fn run(options: &DemoOptions, store: &StoreOptions) -> anyhow::Result<ExitCode> {
+    let cluster = cluster(store)?;
     crate::serve::raise_descriptor_limit();
     let progress = |what: &str| {
         if !options.json {
@@ -99,7 +104,7 @@ pub async fn run(options: &DemoOptions) -> anyhow::Result<ExitCode> {
         "the same through {} Tokenward process(es)",
         options.processes
     ));
-    let tokenward = through_tokenward(options).await?;
+    let tokenward = through_tokenward(options, cluster.as_ref()).await?;
     let runs = [uncoordinated, validate_first, tokenward];
 
     if let Some(file) = &options.html {
@@ -159,10 +164,36 @@ async fn uncoordinated(requests: u32, validate_first: bool) -> anyhow::Result<Ru
     Ok(start.run(title, about, requests, spans, sandbox).await)
 }
 
-async fn through_tokenward(options: &DemoOptions) -> anyhow::Result<Run> {
+/// The PostgreSQL that `--store postgres` asks for, in a temporary folder.
+fn cluster(store: &StoreOptions) -> anyhow::Result<Option<PostgresCluster>> {
+    if store.wants_cluster() {
+        let cluster = PostgresCluster::start().context("a private PostgreSQL for the demo")?;
+        return Ok(Some(cluster));
+    }
+    // Never a database that somebody needs: the demo fills it with its own.
+    ensure!(
+        store.is_embedded(),
+        "the demo runs on `--store sqlite` or on `--store postgres`, which starts a private PostgreSQL"
+    );
+    Ok(None)
+}
+
+async fn through_tokenward(
+    options: &DemoOptions,
+    cluster: Option<&PostgresCluster>,
+) -> anyhow::Result<Run> {
     let (sandbox, tokens) = provider().await?;
-    let gateways =
-        Arc::new(Gateways::start(&sandbox, &tokens, LIFETIME, LEFT, options.processes).await?);
+    let gateways = Arc::new(
+        Gateways::start(
+            &sandbox,
+            &tokens,
+            LIFETIME,
+            LEFT,
+            options.processes,
+            cluster.map(PostgresCluster::url),
+        )
+        .await?,
+    );
     let client = Client::new();
     let start = Start::of(&sandbox);
     let spans = load::all_at_once(options.requests, start.now(), {

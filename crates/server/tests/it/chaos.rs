@@ -9,7 +9,7 @@ use std::{
 
 use http::Method;
 use tokenward_testkit::{
-    crash::{self, CrashOptions},
+    crash::{self, CrashOptions, CrashStore, Report},
     sandbox::{Fault, Rotation, SandboxConfig},
 };
 
@@ -17,19 +17,35 @@ use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, expired, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_stops_and_faults_break_no_promise() {
+    crash_run(CrashStore::Embedded, 4).await;
+}
+
+/// The same on PostgreSQL, whose connections are cut and which is restarted and killed meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_stops_and_faults_of_three_replicas_and_their_database_break_no_promise() {
+    let report = crash_run(CrashStore::Postgres, 3).await;
+    let database = report.database.unwrap();
+    assert!(
+        database.cuts + database.outages + database.restarts + database.kills > 0,
+        "{report}"
+    );
+}
+
+async fn crash_run(store: CrashStore, processes: usize) -> Report {
     let options = CrashOptions {
         program: env!("CARGO_BIN_EXE_tokenward").into(),
         environment: Vec::new(),
         kills: 12,
         longest: Duration::from_secs(20),
         kills_per_second: 2.0,
-        processes: 4,
+        processes,
         callers: 100,
         think: Duration::from_secs(2),
         grants: 8,
         access_ttl: Duration::from_secs(3),
         claim_ttl: Duration::from_secs(2),
         faults: true,
+        store,
         wrong_policies: false,
         seed: 20_261_123,
     };
@@ -39,6 +55,7 @@ async fn kills_stops_and_faults_break_no_promise() {
         report.chaos.kills > 0 && report.tally.committed > 0,
         "{report}"
     );
+    report
 }
 
 /// What the provider takes over each refresh.
@@ -181,6 +198,7 @@ fn moved(vault: &TestVault, size: &str) -> Option<(Mount, TestVault)> {
     let mut other = TestVault {
         folder: tempfile::TempDir::new().unwrap(),
         key: vault.key.clone(),
+        database: None,
     };
     let mount = Mount::tmpfs(other.path(), size)?;
     let copied = Command::new("cp")

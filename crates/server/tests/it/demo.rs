@@ -52,3 +52,16 @@ fn neither_with_two_thousand_requests_nor_with_four_processes() {
     check(&demo(&["--requests", "2000"]), 2000);
     check(&demo(&["--processes", "4"]), 200);
 }
+
+#[test]
+fn nor_with_eight_processes_on_a_postgresql() {
+    let args = [
+        "--store",
+        "postgres",
+        "--processes",
+        "8",
+        "--requests",
+        "2000",
+    ];
+    check(&demo(&args), 2000);
+}

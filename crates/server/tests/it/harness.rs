@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokenward_testkit::{
     Signal,
+    postgres::{PostgresCluster, Proxy},
     sandbox::{IssuedTokens, Rotation, Sandbox, SandboxConfig},
     signal,
 };
@@ -33,16 +35,64 @@ pub(crate) const APP: &str = "app";
 pub(crate) struct TestVault {
     pub(crate) folder: TempDir,
     pub(crate) key: String,
+    /// Where its rows lie; `None`: in the folder.
+    pub(crate) database: Option<Database>,
+}
+
+pub(crate) const DATABASE_PASSWORD: &str = "correct-horse-battery";
+
+/// A private PostgreSQL behind a wire that can be cut.
+pub(crate) struct Database {
+    cluster: Mutex<PostgresCluster>,
+    pub(crate) proxy: Proxy,
+    pub(crate) url: String,
+}
+
+impl Database {
+    pub(crate) async fn start() -> Self {
+        // The machine does not fail in a test: no need to wait for its disk.
+        let cluster = PostgresCluster::start_with(&["fsync=off"], None).unwrap();
+        let proxy = Proxy::start(&cluster.socket()).await.unwrap();
+        Self {
+            // The server trusts everybody; the password is there to be looked for in the logs.
+            url: cluster
+                .url_at(proxy.address())
+                .replace("tokenward@", &format!("tokenward:{DATABASE_PASSWORD}@")),
+            cluster: Mutex::new(cluster),
+            proxy,
+        }
+    }
+
+    /// Ends the server without a word to anybody, and starts it again.
+    pub(crate) fn crash(&self) {
+        let mut cluster = self.cluster.lock().unwrap();
+        cluster.kill().unwrap();
+        cluster.resume().unwrap();
+    }
+
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        self.cluster.lock().unwrap().sql("vault", sql).unwrap()
+    }
 }
 
 impl TestVault {
     /// An empty vault with one application.
     pub(crate) fn new() -> Self {
+        Self::made(None)
+    }
+
+    /// The same, with its rows in a PostgreSQL of its own.
+    pub(crate) async fn on_postgres() -> Self {
+        Self::made(Some(Database::start().await))
+    }
+
+    fn made(database: Option<Database>) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join("connectors")).unwrap();
         let mut vault = Self {
             folder,
             key: String::new(),
+            database,
         };
         let made = vault.json(&["applications", "create", "App", "--id", APP, "--json"]);
         vault.key = made["api_key"].as_str().unwrap().to_owned();
@@ -51,7 +101,12 @@ impl TestVault {
 
     /// A vault with the sandbox as connector `sandbox`, and a client for it.
     pub(crate) fn with_sandbox(sandbox: &Sandbox, policy: &str) -> Self {
-        let vault = Self::new();
+        Self::new().connected_to(sandbox, policy)
+    }
+
+    /// Adds the sandbox as connector `sandbox`, and a client for it.
+    pub(crate) fn connected_to(self, sandbox: &Sandbox, policy: &str) -> Self {
+        let vault = self;
         vault.add_connector("sandbox", &connector("sandbox", sandbox, policy));
         vault.set_client("sandbox", &SandboxConfig::default().client_secret);
         vault
@@ -112,6 +167,9 @@ impl TestVault {
             .arg(self.path())
             .arg("--allow-private")
             .arg("127.0.0.0/8");
+        if let Some(database) = &self.database {
+            command.env("TOKENWARD_STORE", &database.url);
+        }
         command
     }
 

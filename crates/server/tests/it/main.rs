@@ -12,6 +12,8 @@ mod demo;
 mod docs;
 mod gateway;
 mod harness;
+mod migrate;
 mod oidc_provider;
 mod redaction;
+mod replicas;
 mod vault_api;

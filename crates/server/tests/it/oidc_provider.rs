@@ -170,9 +170,8 @@ impl Provider {
 
 /// Batches of 300 requests, one after the other, until the provider has refreshed `expiries`
 /// times; then the books are checked.
-async fn storm(processes: usize, serve_args: &[&str], expiries: u64) {
+async fn storm(vault: TestVault, processes: usize, serve_args: &[&str], expiries: u64) {
     let provider = Provider::start().await;
-    let vault = TestVault::new();
     let discovered = vault.run_with(
         &[
             "clients",
@@ -213,6 +212,12 @@ async fn storm(processes: usize, serve_args: &[&str], expiries: u64) {
             assert_eq!(answer.status, StatusCode::OK, "{answer:?}\n{}", vault.log());
         }
         batches += 1;
+        if let Some(database) = &vault.database {
+            match batches % 8 {
+                3 => tokio::task::block_in_place(|| database.crash()),
+                _ => database.proxy.cut(),
+            }
+        }
         let books = provider.books(&servers[0]).await;
         // One more batch after the last refresh, to see that nothing follows it.
         if done {
@@ -256,10 +261,16 @@ async fn storm(processes: usize, serve_args: &[&str], expiries: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_refresh_per_expiry_through_one_server() {
-    storm(1, &["--no-refresh-ahead"], 3).await;
+    storm(TestVault::new(), 1, &["--no-refresh-ahead"], 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_refresh_per_expiry_through_two_servers_on_one_vault() {
-    storm(2, &[], 3).await;
+    storm(TestVault::new(), 2, &[], 3).await;
+}
+
+/// Callers notice nothing of a database that is cut off and killed now and then.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_refresh_per_expiry_through_three_replicas_on_one_postgresql() {
+    storm(TestVault::on_postgres().await, 3, &[], 3).await;
 }

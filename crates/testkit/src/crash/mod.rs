@@ -9,11 +9,13 @@
 //! | `fleet` | the processes: started, killed, stopped, started again |
 //! | `callers` | requests through the servers, and who got what |
 //! | `chaos` | when what goes wrong |
+//! | `database` | a PostgreSQL under the vault, restarted and cut off |
 //!
 //! Knows the server as a program only: this crate does not depend on it.
 
 mod callers;
 mod chaos;
+mod database;
 mod fleet;
 pub mod judge;
 mod report;
@@ -23,6 +25,7 @@ mod world;
 pub use self::{
     callers::CallerBooks,
     chaos::ChaosBooks,
+    database::{CrashStore, DatabaseBooks},
     report::Report,
     run::{CrashOptions, run},
 };

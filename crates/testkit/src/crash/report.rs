@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     callers::CallerBooks,
     chaos::ChaosBooks,
+    database::DatabaseBooks,
     judge::{Tally, Violation},
 };
 use crate::sandbox::Counts;
@@ -26,6 +27,9 @@ pub struct Report {
     pub grants: usize,
     /// What was done to it.
     pub chaos: ChaosBooks,
+    /// What was done to the database, if it is one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseBooks>,
     /// Who got what.
     pub calls: CallerBooks,
     /// Commands that printed a token.
@@ -66,6 +70,13 @@ impl fmt::Display for Report {
             "  done      {} kills ({} of servers), {} stops, {} faults; {} restarts",
             chaos.kills, chaos.servers_killed, chaos.stops, chaos.faults, chaos.restarts
         )?;
+        if let Some(database) = &self.database {
+            writeln!(
+                f,
+                "  database  {} times all connections cut, {} outages, {} restarts, {} kills",
+                database.cuts, database.outages, database.restarts, database.kills
+            )?;
+        }
         for (moment, count) in &chaos.moments {
             writeln!(f, "            {count:>5} {moment}")?;
         }

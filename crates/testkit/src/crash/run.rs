@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     callers::{Callers, pick},
     chaos::Chaos,
+    database::CrashStore,
     fleet::Fleet,
     judge::{Evidence, Place, Violation, judge},
     report::Report,
@@ -52,6 +53,8 @@ pub struct CrashOptions {
     pub claim_ttl: Duration,
     /// Whether the provider misbehaves, too.
     pub faults: bool,
+    /// Where the vault's rows lie.
+    pub store: CrashStore,
     /// Whether the vault is told that every provider is harmless, so that the judge is tested.
     pub wrong_policies: bool,
     /// The seed of the schedule.
@@ -77,6 +80,7 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
         options.grants,
         options.access_ttl,
         options.wrong_policies,
+        options.store,
     );
     let world = Arc::new(world.await?);
     let fleet = Arc::new(Fleet::new(world.clone(), options.claim_ttl));
@@ -131,6 +135,12 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
             .spawn(chaos.clone().disturb(options.seed ^ 1, calm.clone()));
     }
 
+    let database = world.database.clone();
+    let trouble = database.clone().map(|database| {
+        let trouble = database.trouble(options.seed ^ 3, calm.clone());
+        chaos.tasks.spawn(trouble)
+    });
+
     let killing = chaos.clone().kill_on(options.seed, calm.clone());
     let cut = tokio::time::timeout(options.longest, killing)
         .await
@@ -139,6 +149,10 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
     calm.cancel();
     chaos.tasks.close();
     chaos.tasks.wait().await;
+    if let Some(trouble) = trouble {
+        // A database that does not come back is not the vault's fault, and leaves nothing to judge.
+        trouble.await.map_err(io::Error::other)??;
+    }
     tokio::time::sleep(options.claim_ttl + options.access_ttl).await;
     hush.cancel();
     calling.close();
@@ -200,6 +214,7 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
         callers: options.callers,
         grants: options.grants,
         chaos,
+        database: database.map(|database| database.books()),
         calls,
         commands: helper.commands.load(Ordering::Relaxed),
         reauthorized: helper.reauthorized.load(Ordering::Relaxed),
@@ -290,7 +305,11 @@ impl Helper {
         let family = site.newest_family();
         let mut end: Option<(GrantId, AccessId)> = None;
         for _ in 0..8 {
-            match self.world.run("setup", &["token", &name], "").await {
+            match self
+                .world
+                .run(super::world::SETUP, &["token", &name], "")
+                .await
+            {
                 Ok(token) => {
                     end = self.world.sandbox.access_token(token.trim());
                     break;

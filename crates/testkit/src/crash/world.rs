@@ -4,7 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -12,10 +12,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
+use super::database::{CrashStore, Database};
 use crate::sandbox::{GrantId, GrantRequest, IssuedTokens, Rotation, Sandbox, SandboxConfig};
 
 /// The application of every connection.
 pub(super) const APP: &str = "app";
+
+/// The name of what prepares, mends and looks, and is not under test.
+pub(super) const SETUP: &str = "setup";
 
 /// A connector and the policy of its grants.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +92,7 @@ pub(super) struct World {
     environment: Vec<(String, String)>,
     access_ttl: Duration,
     wrong_policies: bool,
+    pub(super) database: Option<Arc<Database>>,
 }
 
 impl World {
@@ -98,7 +103,12 @@ impl World {
         grants: usize,
         access_ttl: Duration,
         wrong_policies: bool,
+        store: CrashStore,
     ) -> io::Result<Self> {
+        let database = match store {
+            CrashStore::Embedded => None,
+            CrashStore::Postgres => Some(Arc::new(Database::start().await?)),
+        };
         let sandbox = Sandbox::start(SandboxConfig {
             access_ttl,
             token_latency: Duration::from_millis(60),
@@ -115,9 +125,10 @@ impl World {
             environment: environment.to_vec(),
             access_ttl,
             wrong_policies,
+            database,
         };
         std::fs::create_dir(world.path().join("logs"))?;
-        world.connectors("setup")?;
+        world.connectors(SETUP)?;
         let made = world
             .json(&["applications", "create", "App", "--id", APP, "--json"])
             .await?;
@@ -137,7 +148,7 @@ impl World {
                 &client_id,
             ];
             let args = [&args[..], &["--client-secret-file", "-"]].concat();
-            world.run("setup", &args, &client_secret).await?;
+            world.run(SETUP, &args, &client_secret).await?;
         }
         for number in 0..grants {
             let site = Site {
@@ -151,7 +162,7 @@ impl World {
             if let Some(sharer) = &site.sharer {
                 let name = format!("{sharer}/accounting+{}", site.kind.id);
                 let args = ["connections", "link", &name, "--to", &site.name()];
-                world.run("setup", &args, "").await?;
+                world.run(SETUP, &args, "").await?;
             }
             world.sites.push(site);
         }
@@ -222,6 +233,15 @@ hosts = ["{base}"]
         }
         command
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(self.database.iter().map(|database| {
+                let steady = via == SETUP;
+                let url = if steady {
+                    &database.steady_url
+                } else {
+                    &database.url
+                };
+                ("TOKENWARD_STORE", url)
+            }))
             .args(args)
             .arg("--data-dir")
             .arg(self.path())
@@ -235,6 +255,11 @@ hosts = ["{base}"]
 
     /// Runs a command to its end.
     pub(super) async fn run(&self, via: &str, args: &[&str], input: &str) -> io::Result<String> {
+        // What is not under test does not meet a database that is being restarted.
+        let _steady = match &self.database {
+            Some(database) if via == SETUP => Some(database.steady().await),
+            _ => None,
+        };
         let mut child = self
             .command(via, args)
             .stdin(Stdio::piped())
@@ -254,7 +279,7 @@ hosts = ["{base}"]
     }
 
     pub(super) async fn json(&self, args: &[&str]) -> io::Result<Value> {
-        let said = self.run("setup", args, "").await?;
+        let said = self.run(SETUP, args, "").await?;
         serde_json::from_str(&said).map_err(|_| io::Error::other(format!("{args:?} said {said}")))
     }
 
@@ -274,7 +299,7 @@ hosts = ["{base}"]
         lock(&site.families).push(tokens.grant_id);
         let name = site.name();
         self.run(
-            "setup",
+            SETUP,
             &["connections", "import", &name],
             &self.import(&tokens),
         )

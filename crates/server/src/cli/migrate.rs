@@ -1,0 +1,247 @@
+//! `tokenward migrate`: a vault moves to another store, as it is sealed.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use aws_lc_rs::digest::{self, Digest, SHA256};
+use serde_json::json;
+use tokenward::{
+    GrantId,
+    store::{Freeze, Record, Store, StoreResult},
+};
+
+use super::output::Output;
+use crate::{
+    open::VaultOptions,
+    place::{Place, StoreUrl},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct MigrateOptions {
+    /// Where the vault goes: `sqlite` (in the data folder) or postgres://...; it comes from --store
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TOKENWARD_MIGRATE_TO",
+        hide_env_values = true,
+        required_unless_present = "undo"
+    )]
+    to: Option<StoreUrl>,
+    /// Let --store take writes again: the move is given up
+    #[arg(long, conflicts_with = "to")]
+    undo: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rows that are written at once.
+const BATCH: usize = 500;
+/// The value by which a target that was begun is recognised: what it is a copy of.
+const MARK: &str = "moved from";
+/// How long refreshes under way are waited for: longer than any claim.
+const PATIENCE: usize = 600;
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyhow::Result<()> {
+    let data_dir = vault.folder()?;
+    let (source, source_shown) = vault.store.place(&data_dir).await?;
+    let output = Output::new(options.json);
+    let Some(to) = options.to.clone() else {
+        source.freeze(Freeze::Nothing).await?;
+        output.say(&json!({ "store": source_shown, "frozen": false }), || {
+            format!("{source_shown} takes writes again")
+        });
+        return Ok(());
+    };
+    let to = vault.store.elsewhere(to);
+    let (target, target_shown) = to.place(&data_dir).await.context("--to")?;
+    ensure!(
+        source_shown != target_shown,
+        "--store and --to are the same place"
+    );
+    let Some(pepper) = source.value("pepper").await? else {
+        bail!("{source_shown} holds nothing that could be moved");
+    };
+    let mark = digest::digest(&SHA256, &pepper).as_ref().to_vec();
+    match target.value(MARK).await? {
+        Some(present) => ensure!(
+            present == mark,
+            "{target_shown} holds a copy of another vault; give an empty one"
+        ),
+        None => ensure!(
+            target.value("pepper").await?.is_none(),
+            "{target_shown} holds a vault already; give an empty one"
+        ),
+    }
+
+    // No refresh begins any more, and those under way end. Then nothing changes any more.
+    source.freeze(Freeze::Claims).await?;
+    for wait in 0.. {
+        if source.claims_in_force().await? == 0 {
+            break;
+        }
+        ensure!(
+            wait < PATIENCE,
+            "refreshes under way do not end; try again, or give up with --undo"
+        );
+        tokio::time::sleep(PAUSE).await;
+    }
+    source.freeze(Freeze::Writes).await?;
+    target
+        .restore(vec![Record::Value(MARK.to_owned(), mark)])
+        .await?;
+    let from = walk(&source, Some(&target)).await?;
+    let there = walk(&target, None).await?;
+    ensure!(
+        from == there,
+        "the copy differs: {} rows here, {} there, or other contents. {source_shown} is unchanged \
+         and takes no writes: empty {target_shown} and try again, or give up with --undo",
+        from.rows,
+        there.rows
+    );
+    // Last: until it has this, no process takes the target for a vault.
+    let pepper = Record::Value("pepper".to_owned(), pepper);
+    target.restore(vec![pepper]).await?;
+    let checksum = hex(&from.checksum);
+    let said = json!({ "from": source_shown, "to": target_shown, "rows": from.rows, "grants": from.grants, "sha256": checksum });
+    output.say(&said, || {
+        format!(
+            "{} rows ({} grants) are in {target_shown}, sha256 {checksum}\n{source_shown} takes no \
+             more writes; start the servers with the new --store, the same key and the same data folder",
+            from.rows, from.grants
+        )
+    });
+    Ok(())
+}
+
+/// What a store holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Contents {
+    rows: u64,
+    grants: u64,
+    checksum: Vec<u8>,
+}
+
+/// Reads everything in one order, writes it to `target`, and sums it up.
+async fn walk(store: &Place, target: Option<&Place>) -> anyhow::Result<Contents> {
+    let mut walk = Walk {
+        target,
+        batch: Vec::new(),
+        rows: 0,
+        grants: 0,
+        sum: digest::Context::new(&SHA256),
+    };
+    let rows = store.store();
+    for application in rows.applications().await? {
+        let id = application.id.clone();
+        walk.take(Record::Application(application)).await?;
+        for key in rows.keys(&id).await? {
+            walk.take(Record::Key(key)).await?;
+        }
+        for client in rows.clients(&id).await? {
+            walk.take(Record::Client(client)).await?;
+        }
+    }
+    let mut after: Option<GrantId> = None;
+    loop {
+        let page = rows.grants_after(after.as_ref(), BATCH).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+        for row in page {
+            walk.grants += 1;
+            walk.take(Record::Grant(Box::new(row))).await?;
+        }
+    }
+    for application in rows.applications().await? {
+        for connection in rows.connections(&application.id, None).await? {
+            walk.take(Record::Connection(Box::new(connection))).await?;
+        }
+    }
+    walk.end().await
+}
+
+struct Walk<'a> {
+    target: Option<&'a Place>,
+    batch: Vec<Record>,
+    rows: u64,
+    grants: u64,
+    sum: digest::Context,
+}
+
+impl Walk<'_> {
+    async fn take(&mut self, record: Record) -> StoreResult<()> {
+        self.rows += 1;
+        // All that a row holds is in its debug form, but for a key's digest.
+        self.sum.update(format!("{record:?}\n").as_bytes());
+        if let Record::Key(key) = &record {
+            self.sum.update(&key.digest);
+            self.sum
+                .update(format!("{} {}", key.hint, key.created_at.0).as_bytes());
+        }
+        self.batch.push(record);
+        if self.batch.len() >= BATCH {
+            self.write().await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self) -> StoreResult<()> {
+        let batch = std::mem::take(&mut self.batch);
+        match self.target {
+            Some(target) => target.restore(batch).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end(mut self) -> anyhow::Result<Contents> {
+        self.write().await?;
+        let checksum: Digest = self.sum.finish();
+        Ok(Contents {
+            rows: self.rows,
+            grants: self.grants,
+            checksum: checksum.as_ref().to_vec(),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Place {
+    fn store(&self) -> &dyn Store {
+        match self {
+            Self::Sqlite { store, .. } => store,
+            Self::Postgres(store) => store,
+        }
+    }
+
+    async fn freeze(&self, what: Freeze) -> StoreResult<()> {
+        match self {
+            Self::Sqlite { store, .. } => store.freeze(what).await,
+            Self::Postgres(store) => store.freeze(what).await,
+        }
+    }
+
+    async fn claims_in_force(&self) -> StoreResult<u64> {
+        match self {
+            Self::Sqlite { store, .. } => store.claims_in_force().await,
+            Self::Postgres(store) => store.claims_in_force().await,
+        }
+    }
+
+    async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        match self {
+            Self::Sqlite { store, .. } => store.value(name).await,
+            Self::Postgres(store) => store.value(name).await,
+        }
+    }
+
+    async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
+        match self {
+            Self::Sqlite { store, .. } => store.restore(records).await,
+            Self::Postgres(store) => store.restore(records).await,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Several replicas on one PostgreSQL.
+
+use std::time::Duration;
+
+use http::Method;
+use tempfile::TempDir;
+use tokenward_testkit::sandbox::{Rotation, Sandbox, SandboxConfig};
+
+use crate::harness::{DATABASE_PASSWORD, HOUR, REVOKES, Server, TestVault, all_at_once, said};
+
+/// A vault on PostgreSQL whose only token has run out; the provider punishes every repetition.
+async fn world(latency: Duration) -> (Sandbox, TestVault) {
+    let config = SandboxConfig {
+        access_ttl: HOUR,
+        token_latency: latency,
+        rotation: Rotation::Revokes,
+        ..SandboxConfig::default()
+    };
+    let sandbox = Sandbox::start(config).await.unwrap();
+    let vault = TestVault::on_postgres().await;
+    let vault = vault.connected_to(&sandbox, REVOKES);
+    let tokens = sandbox.issue_expiring(
+        &SandboxConfig::default().client_id,
+        Duration::from_millis(10),
+    );
+    vault.import("acme/sandbox", &tokens, HOUR);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    (sandbox, vault)
+}
+
+async fn three(vault: &TestVault) -> [Server; 3] {
+    [
+        vault.serve(&[]).await,
+        vault.serve(&[]).await,
+        vault.serve(&[]).await,
+    ]
+}
+
+fn refreshed_once(sandbox: &Sandbox) {
+    let books = sandbox.books().total;
+    assert_eq!(
+        (
+            books.refresh_requests,
+            books.refreshes_granted,
+            books.refreshes_refused,
+            books.family_revocations
+        ),
+        (1, 1, 0, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_callers_of_three_replicas_cause_one_refresh() {
+    let (sandbox, vault) = world(Duration::from_millis(300)).await;
+    let servers = three(&vault).await;
+    let calls = all_at_once(1000, |number| servers[number % 3].proxy(Method::GET, "/x"));
+    for answer in calls.await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    refreshed_once(&sandbox);
+}
+
+/// The claim is on record, the provider thinks, and the database dies. Its answer is saved by the
+/// database that comes back, or by a replica that finds it in the spool.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_dies_during_a_refresh_loses_no_token() {
+    let (sandbox, vault) = world(Duration::from_secs(1)).await;
+    let servers = three(&vault).await;
+    let calls = all_at_once(300, |number| {
+        let call = servers[number % 3].proxy(Method::GET, "/x");
+        call.header("x-apideck-timeout", "60000")
+    });
+    let database = vault.database.as_ref().unwrap();
+    let (answers, ()) = tokio::join!(calls, async {
+        sandbox
+            .when(|books| books.total.refresh_requests == 1)
+            .await;
+        tokio::task::block_in_place(|| database.crash());
+        database.proxy.cut();
+    });
+    for answer in answers {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    refreshed_once(&sandbox);
+    assert_eq!(database.sql("SELECT version FROM tokenward.grants"), "2");
+    let log = vault.log();
+    assert!(
+        log.contains("PostgreSQL") && !log.contains(DATABASE_PASSWORD),
+        "{log}"
+    );
+}
+
+/// A refresh on one replica is what the others serve, long before their copy has run out.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_hear_of_each_others_refreshes() {
+    let (sandbox, vault) = world(Duration::ZERO).await;
+    let servers = three(&vault).await;
+    for server in &servers {
+        assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
+    }
+    refreshed_once(&sandbox);
+    let validate = servers[0].call(
+        Method::POST,
+        "/vault/connections/accounting/sandbox/validate",
+    );
+    assert_eq!(validate.send().await.status, 200);
+    // The old token is refused by the API: a replica that did not hear would ask twice.
+    for server in &servers {
+        assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
+    }
+    assert_eq!(sandbox.books().total.refresh_requests, 2);
+}
+
+/// Replicas on several machines have no folder in common: a key of their own would open nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_the_key_does_not_start() {
+    let (_sandbox, vault) = world(Duration::ZERO).await;
+    let elsewhere = TestVault {
+        folder: TempDir::new().unwrap(),
+        key: String::new(),
+        database: None,
+    };
+    let url = &vault.database.as_ref().unwrap().url;
+    let serve = |text: Option<String>| {
+        let mut command = elsewhere.command(&["token", "acme/sandbox"]);
+        command.env("TOKENWARD_STORE", url);
+        if let Some(text) = text {
+            command.env("TOKENWARD_KEY", text);
+        }
+        command.output().unwrap()
+    };
+    let output = serve(None);
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("TOKENWARD_KEY"), "{}", said(&output));
+    assert!(!elsewhere.path().join("key").exists());
+    let key = std::fs::read_to_string(vault.path().join("key")).unwrap();
+    // With it, everything is there but the connector's file.
+    let output = serve(Some(key));
+    assert!(said(&output).contains("sandbox"), "{}", said(&output));
+    assert!(
+        !said(&output).contains("TOKENWARD_KEY"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_named_without_its_password() {
+    let vault = TestVault::new();
+    for (url, why) in [
+        (
+            "postgres://ann:hunter2@127.0.0.1:1/vault",
+            "postgres://ann@127.0.0.1:1/vault",
+        ),
+        ("postgres://ann:hun?ter2@db/vault", "percent-encoded"),
+        ("mysql://ann:hunter2@db/vault", "begins with postgres://"),
+        ("postgres", "only the demo"),
+    ] {
+        for args in [
+            &["applications", "list", "--store", url][..],
+            &["applications", "list", "--help"],
+        ] {
+            let output = vault
+                .command(args)
+                .env("TOKENWARD_STORE", url)
+                .output()
+                .unwrap();
+            let said = said(&output);
+            assert!(
+                !said.contains("hunter2") && !said.contains("ter2"),
+                "{said}"
+            );
+            if !args.contains(&"--help") {
+                assert!(!output.status.success() && said.contains(why), "{said}");
+            }
+        }
+    }
+}

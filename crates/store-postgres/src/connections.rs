@@ -1,0 +1,326 @@
+//! Connections, and what touches a connection and its grant together.
+
+use tokenward::{
+    id::{ApplicationId, ConnectionKey, ConsumerId, GrantId},
+    refresh::ledger::GrantRow,
+    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, Deleted, Stamped},
+};
+use tokio_postgres::Row;
+
+use crate::{
+    changes,
+    fault::{Fault, Outcome},
+    grants::{self, Values},
+    pool::{Pool, params},
+    rows::{self, CONNECTION, GRANT, Read, to_json},
+    transaction::{Changing, Fenced},
+};
+
+const BY_KEY: &str = "application = $1 AND consumer = $2 AND unified_api = $3 AND service = $4";
+
+macro_rules! key_params {
+    ($key:expr) => {
+        params![
+            TEXT $key.application.as_str(), TEXT $key.consumer.as_str(),
+            TEXT &*$key.unified_api, TEXT $key.service.as_str(),
+        ]
+    };
+}
+
+pub(crate) async fn find(pool: &Pool, key: &ConnectionKey) -> Outcome<Option<Connection>> {
+    one(&pool.query(&find_sql(), key_params!(key)).await?)
+}
+
+pub(crate) fn find_sql() -> String {
+    format!("SELECT {CONNECTION} FROM tokenward.connections WHERE {BY_KEY}")
+}
+
+pub(crate) async fn of_application(
+    pool: &Pool,
+    application: &ApplicationId,
+    consumer: Option<&ConsumerId>,
+) -> Outcome<Vec<Connection>> {
+    const ORDER: &str = "ORDER BY application, consumer, unified_api, service";
+    let select = format!("SELECT {CONNECTION} FROM tokenward.connections WHERE application = $1");
+    let rows = match consumer {
+        Some(consumer) => {
+            let params = params![TEXT application.as_str(), TEXT consumer.as_str()];
+            pool.query(&format!("{select} AND consumer = $2 {ORDER}"), params)
+                .await?
+        }
+        None => {
+            pool.query(
+                &format!("{select} {ORDER}"),
+                params![TEXT application.as_str()],
+            )
+            .await?
+        }
+    };
+    rows.iter().map(rows::connection).collect()
+}
+
+pub(crate) async fn of_grant(pool: &Pool, grant: &GrantId) -> Outcome<Option<Connection>> {
+    one(&pool
+        .query(&of_grant_sql(), params![TEXT grant.as_str()])
+        .await?)
+}
+
+pub(crate) fn of_grant_sql() -> String {
+    format!("SELECT {CONNECTION} FROM tokenward.connections WHERE grant_id = $1 LIMIT 1")
+}
+
+pub(crate) async fn authorize(
+    changing: &Changing<'_>,
+    request: Authorize,
+) -> Outcome<Stamped<Authorized>> {
+    let Authorize {
+        connection: key,
+        grant,
+        expected,
+        fresh,
+        patch,
+    } = request;
+    let mut fenced = vec![Fenced::Connection(&key), Fenced::Grant(&grant)];
+    fenced.extend(fresh.fingerprint.as_ref().map(Fenced::Token));
+    changing.fence(&key.application, &fenced).await?;
+    let at = changing.now().await?;
+    let conflict = Ok(Stamped {
+        value: Authorized::Conflict,
+        at,
+    });
+
+    if let Some(fingerprint) = &fresh.fingerprint {
+        let params = params![
+            BYTEA fingerprint.as_slice(), TEXT key.application.as_str(), TEXT key.service.as_str(),
+        ];
+        let twin = changing
+            .query(&grants::by_fingerprint_sql(), params)
+            .await?;
+        if twin_id(&twin)?.is_some_and(|twin| twin != grant.as_str()) {
+            return conflict;
+        }
+    }
+    let read = grant_row(changing, &grant).await?;
+    if read.as_ref().map_or(0, |read| read.row.version) != expected {
+        return conflict;
+    }
+    let connection = one(&changing.query(&find_sql(), key_params!(key)).await?)?;
+    let present = connection
+        .as_ref()
+        .and_then(|connection| connection.grant.as_ref());
+    let theirs = match present {
+        _ if expected > 0 => present != Some(&grant),
+        // A new grant does not replace one that lives.
+        Some(present) => grant_row(changing, present).await?.is_some(),
+        None => false,
+    };
+    if theirs {
+        return conflict;
+    }
+
+    let row = match read {
+        Some(read) => {
+            let mut row = read.row.clone();
+            row.authorize(fresh, at);
+            replace(changing, &read, &row).await?;
+            row
+        }
+        None => {
+            let (application, connector) = (key.application.clone(), key.service.clone());
+            let row = fresh.into_row(grant.clone(), application, connector, at);
+            insert(changing, &row).await?;
+            row
+        }
+    };
+    let mut connection = connection.unwrap_or_else(|| Connection::new(key.clone(), at));
+    connection.grant = Some(grant.clone());
+    connection.apply(patch, at);
+    save(changing, &connection).await?;
+    let told = changing.transaction();
+    changes::announce(told, &Change::Grant(grant)).await?;
+    changes::announce(told, &Change::Connection(key)).await?;
+    Ok(Stamped {
+        value: Authorized::Done(Box::new(connection), Box::new(row)),
+        at,
+    })
+}
+
+pub(crate) async fn patch(
+    changing: &Changing<'_>,
+    key: ConnectionKey,
+    patch: ConnectionPatch,
+) -> Outcome<Connection> {
+    changing
+        .fence(&key.application, &[Fenced::Connection(&key)])
+        .await?;
+    let at = changing.now().await?;
+    let known = one(&changing.query(&find_sql(), key_params!(key)).await?)?;
+    let mut connection = known.unwrap_or_else(|| Connection::new(key.clone(), at));
+    connection.apply(patch, at);
+    save(changing, &connection).await?;
+    changes::announce(changing.transaction(), &Change::Connection(key)).await?;
+    Ok(connection)
+}
+
+pub(crate) async fn link(
+    changing: &Changing<'_>,
+    key: ConnectionKey,
+    grant: GrantId,
+    patch: ConnectionPatch,
+) -> Outcome<Option<Connection>> {
+    let known = fenced(changing, &key, Some(&grant)).await?;
+    if grant_row(changing, &grant).await?.is_none() {
+        return Ok(None);
+    }
+    let at = changing.now().await?;
+    let mut connection = known.unwrap_or_else(|| Connection::new(key.clone(), at));
+    let before = connection.grant.replace(grant);
+    connection.apply(patch, at);
+    save(changing, &connection).await?;
+    drop_unused(changing, before.as_ref()).await?;
+    changes::announce(changing.transaction(), &Change::Connection(key)).await?;
+    Ok(Some(connection))
+}
+
+pub(crate) async fn delete(
+    changing: &Changing<'_>,
+    key: &ConnectionKey,
+) -> Outcome<Option<Deleted>> {
+    let Some(connection) = fenced(changing, key, None).await? else {
+        return Ok(None);
+    };
+    changing
+        .query(
+            &format!("DELETE FROM tokenward.connections WHERE {BY_KEY}"),
+            key_params!(key),
+        )
+        .await?;
+    let grant = drop_unused(changing, connection.grant.as_ref()).await?;
+    changes::announce(changing.transaction(), &Change::Connection(key.clone())).await?;
+    Ok(Some(Deleted { connection, grant }))
+}
+
+/// Fences a connection, the grant that it uses, and another. The connection, as it stands.
+async fn fenced(
+    changing: &Changing<'_>,
+    key: &ConnectionKey,
+    other: Option<&GrantId>,
+) -> Outcome<Option<Connection>> {
+    let seen = one(&changing.query(&find_sql(), key_params!(key)).await?)?;
+    let seen = seen.and_then(|connection| connection.grant);
+    let mut fences = vec![Fenced::Connection(key)];
+    fences.extend(seen.iter().chain(other).map(Fenced::Grant));
+    changing.fence(&key.application, &fences).await?;
+    let known = one(&changing.query(&find_sql(), key_params!(key)).await?)?;
+    // It was linked elsewhere before the fence was ours: the wrong grant is fenced.
+    if known
+        .as_ref()
+        .and_then(|connection| connection.grant.as_ref())
+        != seen.as_ref()
+    {
+        return Err(Fault::Contended);
+    }
+    Ok(known)
+}
+
+/// Removes a grant that no connection uses any more.
+async fn drop_unused(
+    changing: &Changing<'_>,
+    grant: Option<&GrantId>,
+) -> Outcome<Option<GrantRow>> {
+    let Some(id) = grant else { return Ok(None) };
+    let used = changing
+        .query(&of_grant_sql(), params![TEXT id.as_str()])
+        .await?;
+    if !used.is_empty() {
+        return Ok(None);
+    }
+    let gone = changing
+        .query(
+            &format!("DELETE FROM tokenward.grants WHERE id = $1 RETURNING {GRANT}"),
+            params![TEXT id.as_str()],
+        )
+        .await?;
+    let row = gone.first().map(rows::grant).transpose()?;
+    if row.is_some() {
+        changes::announce(changing.transaction(), &Change::Grant(id.clone())).await?;
+    }
+    Ok(row.map(|read| read.row))
+}
+
+async fn grant_row(changing: &Changing<'_>, id: &GrantId) -> Outcome<Option<Read>> {
+    let sql = format!("SELECT {GRANT} FROM tokenward.grants WHERE id = $1");
+    let rows = changing.query(&sql, params![TEXT id.as_str()]).await?;
+    rows.first().map(rows::grant).transpose()
+}
+
+fn twin_id(rows: &[Row]) -> Outcome<Option<&str>> {
+    rows.first()
+        .map(|row| row.try_get(0))
+        .transpose()
+        .map_err(|_| Fault::Refused("grants.id makes no sense".to_owned()))
+}
+
+/// As [`grants::write`], within the transaction and announced by it.
+async fn replace(changing: &Changing<'_>, read: &Read, row: &GrantRow) -> Outcome<()> {
+    let values = Values::of(row)?;
+    // An authorization voids claim, attempt and trouble.
+    let sql = "UPDATE tokenward.grants SET version = $3, authorized_version = $4, sealed = $5,
+             expires_at = $6, lifetime_ms = $7, refreshed_at = $8, keep_alive_at = $9,
+             keep_alive_day = $10, fingerprint = $11, dead = $12, claim_owner = NULL,
+             claim_epoch = NULL, claim_until = NULL, attempt = NULL, trouble = NULL,
+             retry_at = NULL, revision = revision + 1
+         WHERE id = $1 AND revision = $2 RETURNING 1";
+    let params = params![
+        TEXT row.id.as_str(), INT8 read.revision, INT8 values.version, INT8 values.authorized_version,
+        BYTEA row.sealed, INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
+        INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
+        TEXT values.dead,
+    ];
+    if changing.query(sql, params).await?.is_empty() {
+        return Err(Fault::Contended);
+    }
+    Ok(())
+}
+
+async fn insert(changing: &Changing<'_>, row: &GrantRow) -> Outcome<()> {
+    let values = Values::of(row)?;
+    let sql = "INSERT INTO tokenward.grants (id, application, connector, version,
+             authorized_version, sealed, expires_at, lifetime_ms, refreshed_at, keep_alive_at,
+             keep_alive_day, fingerprint, epoch, committed_epoch, revision)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1)";
+    let params = params![
+        TEXT row.id.as_str(), TEXT row.application.as_str(), TEXT row.connector.as_str(),
+        INT8 values.version, INT8 values.authorized_version, BYTEA row.sealed,
+        INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
+        INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
+        INT8 values.epoch, INT8 values.committed_epoch,
+    ];
+    changing.query(sql, params).await?;
+    Ok(())
+}
+
+pub(crate) async fn save(changing: &Changing<'_>, connection: &Connection) -> Outcome<()> {
+    let sql = format!(
+        "INSERT INTO tokenward.connections ({CONNECTION})
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (application, consumer, unified_api, service) DO UPDATE SET
+            grant_id = excluded.grant_id, enabled = excluded.enabled,
+            settings = excluded.settings, metadata = excluded.metadata,
+            updated_at = excluded.updated_at"
+    );
+    let key = &connection.key;
+    let params = params![
+        TEXT key.application.as_str(), TEXT key.consumer.as_str(), TEXT &*key.unified_api,
+        TEXT key.service.as_str(), TEXT connection.grant.as_ref().map(GrantId::as_str),
+        BOOL connection.enabled, TEXT to_json(&connection.settings)?,
+        TEXT to_json(&connection.metadata)?, INT8 connection.created_at.0,
+        INT8 connection.updated_at.0,
+    ];
+    changing.query(&sql, params).await?;
+    Ok(())
+}
+
+fn one(rows: &[Row]) -> Outcome<Option<Connection>> {
+    rows.first().map(rows::connection).transpose()
+}

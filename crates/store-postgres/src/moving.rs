@@ -1,0 +1,203 @@
+//! Moving a vault to another store, or here.
+
+use futures_util::future::try_join_all;
+use tokenward::{
+    refresh::ledger::GrantRow,
+    store::{ApiKey, Application, Freeze, OAuthClient, Record, StoreResult},
+};
+
+use crate::{
+    PostgresStore, connections,
+    fault::{Fault, Outcome},
+    grants::{NOW, Values},
+    pool::params,
+    rows::to_json,
+    transaction::{Changing, change},
+};
+
+const TABLES: [&str; 6] = [
+    "grants",
+    "connections",
+    "clients",
+    "applications",
+    "api_keys",
+    "vault_values",
+];
+
+impl PostgresStore {
+    /// Refuses writes of every process, or takes them again. Reads are served. What is being
+    /// written is waited for.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer, or does not let the tables' owner do it.
+    pub async fn freeze(&self, what: Freeze) -> StoreResult<()> {
+        let attempt = || {
+            change(
+                self,
+                Box::new(move |changing: &Changing<'_>| {
+                    Box::pin(async move {
+                        let sql = freeze_sql(what);
+                        let done = changing.transaction().batch_execute(&sql).await;
+                        done.map_err(|error| Fault::of_statement(&error))
+                    })
+                }),
+            )
+        };
+        self.pool.patiently(true, attempt).await
+    }
+
+    /// How many claims are in force.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn claims_in_force(&self) -> StoreResult<u64> {
+        let held = format!("SELECT count(*) FROM tokenward.grants WHERE claim_until > {NOW}");
+        let rows = self
+            .pool
+            .patiently(true, || self.pool.query(&held, &[]))
+            .await?;
+        let count = rows.first().and_then(|row| row.try_get::<_, i64>(0).ok());
+        Ok(count.unwrap_or(0).unsigned_abs())
+    }
+
+    /// A value of the vault's own, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        self.pool
+            .patiently(true, || crate::tenants::value(&self.pool, name))
+            .await
+    }
+
+    /// Writes rows as they stand, over those of the same name. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer; then all or none of them are there.
+    pub async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
+        let attempt = || {
+            let records = records.clone();
+            change(
+                self,
+                Box::new(move |changing: &Changing<'_>| {
+                    Box::pin(async move {
+                        // Sent one after the other without waiting for each answer.
+                        try_join_all(records.iter().map(|record| restore(changing, record)))
+                            .await?;
+                        Ok(())
+                    })
+                }),
+            )
+        };
+        self.pool.patiently(true, attempt).await
+    }
+}
+
+fn freeze_sql(what: Freeze) -> String {
+    let mut sql = "CREATE OR REPLACE FUNCTION tokenward.refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION 'this vault is being moved, or has been moved, to another store'; END $$;
+         DROP TRIGGER IF EXISTS moving_claims ON tokenward.grants;"
+        .to_owned();
+    for table in TABLES {
+        sql += &format!("DROP TRIGGER IF EXISTS moving ON tokenward.{table};");
+        if what == Freeze::Writes {
+            sql += &format!(
+                "CREATE TRIGGER moving BEFORE INSERT OR UPDATE OR DELETE ON tokenward.{table}
+                 FOR EACH STATEMENT EXECUTE FUNCTION tokenward.refuse();"
+            );
+        }
+    }
+    if what == Freeze::Claims {
+        sql += "CREATE TRIGGER moving_claims BEFORE UPDATE ON tokenward.grants FOR EACH ROW
+             WHEN (NEW.epoch > OLD.epoch) EXECUTE FUNCTION tokenward.refuse();";
+    }
+    sql
+}
+
+async fn restore(changing: &Changing<'_>, record: &Record) -> Outcome<()> {
+    match record {
+        Record::Value(name, value) => {
+            let sql = "INSERT INTO tokenward.vault_values (name, value) VALUES ($1, $2)
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+            changing.query(sql, params![TEXT name, BYTEA value]).await?;
+            Ok(())
+        }
+        Record::Application(application) => restore_application(changing, application).await,
+        Record::Key(key) => restore_key(changing, key).await,
+        Record::Client(client) => restore_client(changing, client).await,
+        Record::Grant(row) => restore_grant(changing, row).await,
+        Record::Connection(connection) => connections::save(changing, connection).await,
+    }
+}
+
+async fn restore_application(changing: &Changing<'_>, application: &Application) -> Outcome<()> {
+    let sql = "INSERT INTO tokenward.applications (id, name, created_at) VALUES ($1, $2, $3)
+         ON CONFLICT (id) DO UPDATE SET name = excluded.name, created_at = excluded.created_at";
+    let params = params![
+        TEXT application.id.as_str(), TEXT application.name, INT8 application.created_at.0,
+    ];
+    changing.query(sql, params).await?;
+    Ok(())
+}
+
+async fn restore_key(changing: &Changing<'_>, key: &ApiKey) -> Outcome<()> {
+    let sql = "INSERT INTO tokenward.api_keys (application, id, digest, hint, created_at)
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (application, id) DO UPDATE SET
+            digest = excluded.digest, hint = excluded.hint, created_at = excluded.created_at";
+    let params = params![
+        TEXT key.application.as_str(), TEXT key.id, BYTEA key.digest.as_slice(), TEXT key.hint,
+        INT8 key.created_at.0,
+    ];
+    changing.query(sql, params).await?;
+    Ok(())
+}
+
+async fn restore_client(changing: &Changing<'_>, client: &OAuthClient) -> Outcome<()> {
+    let sql = "INSERT INTO tokenward.clients
+            (application, connector, client_id, sealed_secret, settings, scopes)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (application, connector) DO UPDATE SET
+            client_id = excluded.client_id, sealed_secret = excluded.sealed_secret,
+            settings = excluded.settings, scopes = excluded.scopes";
+    let params = params![
+        TEXT client.application.as_str(), TEXT client.connector.as_str(), TEXT client.client_id,
+        BYTEA client.sealed_secret, TEXT to_json(&client.settings)?, TEXT to_json(&client.scopes)?,
+    ];
+    changing.query(sql, params).await?;
+    Ok(())
+}
+
+async fn restore_grant(changing: &Changing<'_>, row: &GrantRow) -> Outcome<()> {
+    let values = Values::of(row)?;
+    let sql = "INSERT INTO tokenward.grants (id, application, connector, version,
+             authorized_version, sealed, expires_at, lifetime_ms, refreshed_at, keep_alive_at,
+             keep_alive_day, fingerprint, dead, epoch, committed_epoch, claim_owner, claim_epoch,
+             claim_until, attempt, trouble, retry_at, revision)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+             $19, $20, $21, 1)
+         ON CONFLICT (id) DO UPDATE SET
+             version = excluded.version, authorized_version = excluded.authorized_version,
+             sealed = excluded.sealed, expires_at = excluded.expires_at,
+             lifetime_ms = excluded.lifetime_ms, refreshed_at = excluded.refreshed_at,
+             keep_alive_at = excluded.keep_alive_at, keep_alive_day = excluded.keep_alive_day,
+             fingerprint = excluded.fingerprint, dead = excluded.dead, epoch = excluded.epoch,
+             committed_epoch = excluded.committed_epoch, claim_owner = excluded.claim_owner,
+             claim_epoch = excluded.claim_epoch, claim_until = excluded.claim_until,
+             attempt = excluded.attempt, trouble = excluded.trouble, retry_at = excluded.retry_at,
+             revision = grants.revision + 1";
+    let claim = row.claim.as_ref();
+    let params = params![
+        TEXT row.id.as_str(), TEXT row.application.as_str(), TEXT row.connector.as_str(),
+        INT8 values.version, INT8 values.authorized_version, BYTEA row.sealed,
+        INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
+        INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
+        TEXT values.dead, INT8 values.epoch, INT8 values.committed_epoch,
+        TEXT claim.map(|claim| claim.owner.as_str()), INT8 values.claim_epoch,
+        INT8 values.claim_until, TEXT values.attempt, TEXT values.trouble, INT8 values.retry_at,
+    ];
+    changing.query(sql, params).await?;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! Rows to values. A row that makes no sense is an error that names its table, its column and
+//! itself: never a panic, and never a value's content.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use tokenward::{
+    id::ConnectionKey,
+    refresh::ledger::{Attempt, Claim, GrantRow, Standing},
+    store::{ApiKey, Application, Connection, OAuthClient},
+    time::StoreTime,
+};
+use tokio_postgres::{Row, types::FromSql};
+
+use crate::fault::{Fault, Outcome};
+
+/// Reads a row's columns from left to right.
+struct Columns<'a> {
+    table: &'static str,
+    row: &'a Row,
+    /// How many columns, from the first one, name the row.
+    key: usize,
+    next: usize,
+}
+
+impl<'a> Columns<'a> {
+    fn new(table: &'static str, key: usize, row: &'a Row) -> Self {
+        Self {
+            table,
+            row,
+            key,
+            next: 0,
+        }
+    }
+
+    fn get<T: FromSql<'a>>(&mut self) -> Outcome<T> {
+        let index = self.next;
+        self.next += 1;
+        self.row
+            .try_get(index)
+            .map_err(|_| self.nonsense("it is of another type"))
+    }
+
+    /// A number that is never negative.
+    fn count(&mut self) -> Outcome<u64> {
+        let value: i64 = self.get()?;
+        u64::try_from(value).map_err(|_| self.nonsense("it is negative"))
+    }
+
+    fn optional_count(&mut self) -> Outcome<Option<u64>> {
+        let value: Option<i64> = self.get()?;
+        value
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|_| self.nonsense("it is negative"))
+    }
+
+    fn time(&mut self) -> Outcome<StoreTime> {
+        self.get().map(StoreTime)
+    }
+
+    fn optional_time(&mut self) -> Outcome<Option<StoreTime>> {
+        Ok(self.get::<Option<i64>>()?.map(StoreTime))
+    }
+
+    fn json<T: DeserializeOwned>(&mut self) -> Outcome<T> {
+        let text: &str = self.get()?;
+        serde_json::from_str(text).map_err(|error| self.nonsense(Json(error)))
+    }
+
+    fn optional_json<T: DeserializeOwned>(&mut self) -> Outcome<Option<T>> {
+        let text: Option<&str> = self.get()?;
+        text.map(serde_json::from_str)
+            .transpose()
+            .map_err(|error| self.nonsense(Json(error)))
+    }
+
+    fn optional_digest(&mut self) -> Outcome<Option<[u8; 32]>> {
+        let bytes: Option<&[u8]> = self.get()?;
+        bytes
+            .map(<[u8; 32]>::try_from)
+            .transpose()
+            .map_err(|_| self.nonsense("it is not 32 bytes long"))
+    }
+
+    /// An error about the column that was read last.
+    fn nonsense(&self, why: impl fmt::Display) -> Fault {
+        let column = self.row.columns().get(self.next - 1);
+        let column = column.map_or("?", tokio_postgres::Column::name);
+        let key: Vec<&str> = (0..self.key)
+            .map(|index| self.row.try_get(index).unwrap_or("?"))
+            .collect();
+        Fault::Refused(format!(
+            "{}.{column} of row {} makes no sense: {why}",
+            self.table,
+            key.join("/")
+        ))
+    }
+}
+
+/// Where a JSON text is wrong, without quoting it.
+struct Json(serde_json::Error);
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not the expected JSON, at column {}", self.0.column())
+    }
+}
+
+/// The columns that [`grant`] reads.
+pub(crate) const GRANT: &str = "id, application, connector, version, authorized_version, sealed, expires_at, \
+     lifetime_ms, refreshed_at, keep_alive_at, fingerprint, dead, epoch, committed_epoch, claim_owner, \
+     claim_epoch, claim_until, attempt, trouble, revision";
+
+/// A death, as it is kept: NULL while the grant lives.
+#[derive(Serialize, Deserialize)]
+struct Dead {
+    at: StoreTime,
+    reason: String,
+}
+
+/// The `dead` column of a standing.
+pub(crate) fn dead(standing: &Standing) -> Outcome<Option<String>> {
+    match standing {
+        Standing::Live => Ok(None),
+        Standing::Dead { at, reason } => to_json(&Dead {
+            at: *at,
+            reason: reason.clone(),
+        })
+        .map(Some),
+    }
+}
+
+/// A row as it was read, and what a write must find unchanged.
+#[derive(Clone, Debug)]
+pub(crate) struct Read {
+    pub(crate) row: GrantRow,
+    pub(crate) revision: i64,
+}
+
+pub(crate) fn grant(row: &Row) -> Outcome<Read> {
+    let mut columns = Columns::new("grants", 1, row);
+    let row = GrantRow {
+        id: columns.get::<String>()?.into(),
+        application: columns.get::<String>()?.into(),
+        connector: columns.get::<String>()?.into(),
+        version: columns.count()?,
+        authorized_version: columns.count()?,
+        sealed: columns.get()?,
+        expires_at: columns.optional_time()?,
+        lifetime: columns.optional_count()?.map(Duration::from_millis),
+        refreshed_at: columns.optional_time()?,
+        keep_alive_at: columns.optional_time()?,
+        fingerprint: columns.optional_digest()?,
+        standing: match columns.optional_json()? {
+            None => Standing::Live,
+            Some(Dead { at, reason }) => Standing::Dead { at, reason },
+        },
+        epoch: columns.count()?,
+        committed_epoch: columns.count()?,
+        claim: match (
+            columns.get::<Option<String>>()?,
+            columns.optional_count()?,
+            columns.optional_time()?,
+        ) {
+            (None, None, None) => None,
+            (Some(owner), Some(epoch), Some(until)) => Some(Claim {
+                owner: owner.into(),
+                epoch,
+                until,
+            }),
+            _ => return Err(columns.nonsense("half a claim")),
+        },
+        attempt: match columns.optional_json::<Attempt>()? {
+            Some(attempt) if attempt.sends == 0 => {
+                return Err(columns.nonsense("an attempt that was never sent"));
+            }
+            attempt => attempt,
+        },
+        trouble: columns.optional_json()?,
+    };
+    Ok(Read {
+        row,
+        revision: columns.get()?,
+    })
+}
+
+/// The columns that [`connection`] reads.
+pub(crate) const CONNECTION: &str = "application, consumer, unified_api, service, grant_id, enabled, settings, metadata, created_at, updated_at";
+
+pub(crate) fn connection(row: &Row) -> Outcome<Connection> {
+    let mut columns = Columns::new("connections", 4, row);
+    Ok(Connection {
+        key: ConnectionKey {
+            application: columns.get::<String>()?.into(),
+            consumer: columns.get::<String>()?.into(),
+            unified_api: columns.get::<String>()?.into(),
+            service: columns.get::<String>()?.into(),
+        },
+        grant: columns.get::<Option<String>>()?.map(Into::into),
+        enabled: columns.get()?,
+        settings: columns.json::<Map<String, Value>>()?,
+        metadata: columns.json::<Map<String, Value>>()?,
+        created_at: columns.time()?,
+        updated_at: columns.time()?,
+    })
+}
+
+/// The columns that [`client`] reads.
+pub(crate) const CLIENT: &str =
+    "application, connector, client_id, sealed_secret, settings, scopes";
+
+pub(crate) fn client(row: &Row) -> Outcome<OAuthClient> {
+    let mut columns = Columns::new("clients", 2, row);
+    Ok(OAuthClient {
+        application: columns.get::<String>()?.into(),
+        connector: columns.get::<String>()?.into(),
+        client_id: columns.get()?,
+        sealed_secret: columns.get()?,
+        settings: columns.json::<BTreeMap<String, String>>()?,
+        scopes: columns.json()?,
+    })
+}
+
+/// The columns that [`application`] reads.
+pub(crate) const APPLICATION: &str = "id, name, created_at";
+
+pub(crate) fn application(row: &Row) -> Outcome<Application> {
+    let mut columns = Columns::new("applications", 1, row);
+    Ok(Application {
+        id: columns.get::<String>()?.into(),
+        name: columns.get()?,
+        created_at: columns.time()?,
+    })
+}
+
+/// The columns that [`api_key`] reads.
+pub(crate) const API_KEY: &str = "application, id, digest, hint, created_at";
+
+pub(crate) fn api_key(row: &Row) -> Outcome<ApiKey> {
+    let mut columns = Columns::new("api_keys", 2, row);
+    Ok(ApiKey {
+        application: columns.get::<String>()?.into(),
+        id: columns.get()?,
+        digest: match columns.optional_digest()? {
+            Some(digest) => digest,
+            None => return Err(columns.nonsense("it is missing")),
+        },
+        hint: columns.get()?,
+        created_at: columns.time()?,
+    })
+}
+
+/// A count as PostgreSQL keeps it, whose numbers are signed.
+pub(crate) fn integer(count: u64) -> Outcome<i64> {
+    i64::try_from(count)
+        .map_err(|_| Fault::Refused(format!("{count} is more than the store can keep")))
+}
+
+/// JSON text of a value whose keys are strings.
+pub(crate) fn to_json(value: &impl Serialize) -> Outcome<String> {
+    serde_json::to_string(value).map_err(|error| Fault::Refused(error.to_string()))
+}

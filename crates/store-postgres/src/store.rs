@@ -1,0 +1,290 @@
+//! The port: each verb, tried as often as it makes sense.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokenward::{
+    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
+    refresh::ledger::{
+        ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
+    },
+    store::{
+        ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
+        OAuthClient, Stamped, Store, StoreResult,
+    },
+};
+
+use crate::{
+    PostgresStore, changes, connections,
+    grants::{self, find},
+    tenants,
+    transaction::{Changing, change},
+};
+
+/// Verbs that may be done twice without a difference that matters: reads, and what the ledger
+/// recognises as done.
+const REPEATABLE: bool = true;
+/// Verbs of people, which are told that nobody knows.
+const ONCE: bool = false;
+
+/// A transaction of `$verb`, tried again while nothing of it was done.
+macro_rules! changing {
+    ($self:ident, |$changing:ident, $($held:ident),+| $verb:expr) => {
+        $self.pool.patiently(ONCE, || {
+            $(let $held = $held.clone();)+
+            change($self, Box::new(move |$changing: &Changing<'_>| Box::pin(async move { $verb })))
+        })
+    };
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>> {
+        let Stamped { value, at } = self
+            .pool
+            .patiently(REPEATABLE, || find(&self.pool, id))
+            .await?;
+        Ok(Stamped {
+            value: value.map(|read| read.row),
+            at,
+        })
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> StoreResult<Stamped<ClaimReply>> {
+        self.pool
+            .patiently(REPEATABLE, || grants::claim(self, &request))
+            .await
+    }
+
+    async fn extend(&self, grant: &GrantId, epoch: u64, ttl: Duration) -> StoreResult<bool> {
+        self.pool
+            .patiently(REPEATABLE, || grants::extend(self, grant, epoch, ttl))
+            .await
+    }
+
+    async fn commit(&self, request: CommitRequest) -> StoreResult<Stamped<CommitReply>> {
+        self.pool
+            .patiently(REPEATABLE, || grants::commit(self, &request))
+            .await
+    }
+
+    async fn settle(&self, request: SettleRequest) -> StoreResult<Stamped<SettleReply>> {
+        self.pool
+            .patiently(REPEATABLE, || grants::settle(self, &request))
+            .await
+    }
+
+    async fn keep_alive_due(&self, limit: usize) -> StoreResult<Vec<GrantRow>> {
+        self.pool
+            .patiently(REPEATABLE, || grants::keep_alive_due(&self.pool, limit))
+            .await
+    }
+
+    async fn reseal(&self, grant: &GrantId, version: u64, sealed: Vec<u8>) -> StoreResult<bool> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                grants::reseal(&self.pool, grant, version, &sealed)
+            })
+            .await
+    }
+
+    async fn grants_after(
+        &self,
+        after: Option<&GrantId>,
+        limit: usize,
+    ) -> StoreResult<Vec<GrantRow>> {
+        self.pool
+            .patiently(REPEATABLE, || grants::after(&self.pool, after, limit))
+            .await
+    }
+
+    async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>> {
+        self.pool
+            .patiently(REPEATABLE, || connections::find(&self.pool, key))
+            .await
+    }
+
+    async fn connections(
+        &self,
+        application: &ApplicationId,
+        consumer: Option<&ConsumerId>,
+    ) -> StoreResult<Vec<Connection>> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                connections::of_application(&self.pool, application, consumer)
+            })
+            .await
+    }
+
+    async fn connection_of(&self, grant: &GrantId) -> StoreResult<Option<Connection>> {
+        self.pool
+            .patiently(REPEATABLE, || connections::of_grant(&self.pool, grant))
+            .await
+    }
+
+    async fn grant_by_fingerprint(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+        fingerprint: &[u8; 32],
+    ) -> StoreResult<Option<GrantRow>> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                grants::by_fingerprint(&self.pool, application, connector, fingerprint)
+            })
+            .await
+    }
+
+    async fn authorize(&self, request: Authorize) -> StoreResult<Stamped<Authorized>> {
+        changing!(self, |changing, request| connections::authorize(
+            changing, request
+        )
+        .await)
+        .await
+    }
+
+    async fn save_connection(
+        &self,
+        key: &ConnectionKey,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Connection> {
+        changing!(self, |changing, key, patch| connections::patch(
+            changing, key, patch
+        )
+        .await)
+        .await
+    }
+
+    async fn link(
+        &self,
+        key: &ConnectionKey,
+        grant: &GrantId,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Option<Connection>> {
+        changing!(self, |changing, key, grant, patch| connections::link(
+            changing, key, grant, patch
+        )
+        .await)
+        .await
+    }
+
+    async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
+        changing!(self, |changing, key| connections::delete(changing, &key)
+            .await)
+        .await
+    }
+
+    async fn put_client(&self, client: OAuthClient) -> StoreResult<()> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::put_client(&self.pool, &client))
+            .await?;
+        self.hints.say();
+        Ok(())
+    }
+
+    async fn client(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+    ) -> StoreResult<Option<OAuthClient>> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                tenants::client(&self.pool, application, connector)
+            })
+            .await
+    }
+
+    async fn clients(&self, application: &ApplicationId) -> StoreResult<Vec<OAuthClient>> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::clients(&self.pool, application))
+            .await
+    }
+
+    async fn delete_client(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+    ) -> StoreResult<bool> {
+        let deleted = self
+            .pool
+            .patiently(ONCE, || {
+                tenants::delete_client(&self.pool, application, connector)
+            })
+            .await?;
+        self.hints.say();
+        Ok(deleted)
+    }
+
+    async fn add_application(&self, id: &ApplicationId, name: &str) -> StoreResult<Application> {
+        self.pool
+            .patiently(ONCE, || tenants::add_application(&self.pool, id, name))
+            .await
+    }
+
+    async fn applications(&self) -> StoreResult<Vec<Application>> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::applications(&self.pool))
+            .await
+    }
+
+    async fn delete_application(&self, id: &ApplicationId) -> StoreResult<bool> {
+        changing!(self, |changing, id| tenants::delete_application(
+            changing, &id
+        )
+        .await)
+        .await
+    }
+
+    async fn add_key(&self, key: ApiKey) -> StoreResult<()> {
+        self.pool
+            .patiently(ONCE, || tenants::add_key(&self.pool, &key))
+            .await?;
+        self.hints.say();
+        Ok(())
+    }
+
+    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::key_by_digest(&self.pool, digest))
+            .await
+    }
+
+    async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::keys(&self.pool, application))
+            .await
+    }
+
+    async fn delete_key(&self, application: &ApplicationId, id: &str) -> StoreResult<bool> {
+        let deleted = self
+            .pool
+            .patiently(ONCE, || tenants::delete_key(&self.pool, application, id))
+            .await?;
+        self.hints.say();
+        Ok(deleted)
+    }
+
+    async fn value_or_insert(&self, name: &str, value: Vec<u8>) -> StoreResult<Vec<u8>> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                tenants::value_or_insert(&self.pool, name, &value)
+            })
+            .await
+    }
+
+    async fn put_value(&self, name: &str, value: Vec<u8>) -> StoreResult<()> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::put_value(&self.pool, name, &value))
+            .await
+    }
+
+    async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
+        self.pool
+            .patiently(REPEATABLE, || changes::since(&self.pool, since))
+            .await
+    }
+
+    async fn news(&self) {
+        self.hints.hear().await;
+    }
+}

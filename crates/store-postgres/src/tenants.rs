@@ -1,0 +1,208 @@
+//! Applications, their keys and OAuth clients, and the vault's own values.
+//!
+//! What changes is one statement, together with the word of it.
+
+use tokenward::{
+    id::{ApplicationId, ConnectorId},
+    store::{ApiKey, Application, Change, OAuthClient},
+};
+
+use crate::{
+    changes,
+    fault::{Fault, Outcome},
+    grants::NOW,
+    pool::{Pool, params},
+    rows::{self, API_KEY, APPLICATION, CLIENT, to_json},
+    transaction::Changing,
+};
+
+pub(crate) async fn put_client(pool: &Pool, client: &OAuthClient) -> Outcome<()> {
+    let sql = format!(
+        "WITH done AS (
+             INSERT INTO tokenward.clients ({CLIENT}) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (application, connector) DO UPDATE SET
+                client_id = excluded.client_id, sealed_secret = excluded.sealed_secret,
+                settings = excluded.settings, scopes = excluded.scopes
+             RETURNING application, connector
+         )
+         INSERT INTO tokenward.changes (kind, a, b)
+         SELECT 'client', application, connector FROM done"
+    );
+    let params = params![
+        TEXT client.application.as_str(), TEXT client.connector.as_str(), TEXT client.client_id,
+        BYTEA client.sealed_secret, TEXT to_json(&client.settings)?, TEXT to_json(&client.scopes)?,
+    ];
+    pool.query(&sql, params).await?;
+    Ok(())
+}
+
+pub(crate) async fn client(
+    pool: &Pool,
+    application: &ApplicationId,
+    connector: &ConnectorId,
+) -> Outcome<Option<OAuthClient>> {
+    let sql =
+        format!("SELECT {CLIENT} FROM tokenward.clients WHERE application = $1 AND connector = $2");
+    let rows = pool
+        .query(
+            &sql,
+            params![TEXT application.as_str(), TEXT connector.as_str()],
+        )
+        .await?;
+    rows.first().map(rows::client).transpose()
+}
+
+pub(crate) async fn clients(pool: &Pool, application: &ApplicationId) -> Outcome<Vec<OAuthClient>> {
+    let sql =
+        format!("SELECT {CLIENT} FROM tokenward.clients WHERE application = $1 ORDER BY connector");
+    let rows = pool.query(&sql, params![TEXT application.as_str()]).await?;
+    rows.iter().map(rows::client).collect()
+}
+
+pub(crate) async fn delete_client(
+    pool: &Pool,
+    application: &ApplicationId,
+    connector: &ConnectorId,
+) -> Outcome<bool> {
+    let sql = "WITH done AS (
+             DELETE FROM tokenward.clients WHERE application = $1 AND connector = $2
+             RETURNING application, connector
+         )
+         INSERT INTO tokenward.changes (kind, a, b)
+         SELECT 'client', application, connector FROM done RETURNING 1";
+    let params = params![TEXT application.as_str(), TEXT connector.as_str()];
+    Ok(!pool.query(sql, params).await?.is_empty())
+}
+
+pub(crate) async fn add_application(
+    pool: &Pool,
+    id: &ApplicationId,
+    name: &str,
+) -> Outcome<Application> {
+    let sql = format!(
+        "INSERT INTO tokenward.applications ({APPLICATION}) VALUES ($1, $2, {NOW})
+         ON CONFLICT (id) DO NOTHING RETURNING {APPLICATION}"
+    );
+    let rows = pool
+        .query(&sql, params![TEXT id.as_str(), TEXT name])
+        .await?;
+    match rows.first() {
+        Some(row) => rows::application(row),
+        None => Err(Fault::Refused(format!("application {id} exists already"))),
+    }
+}
+
+pub(crate) async fn applications(pool: &Pool) -> Outcome<Vec<Application>> {
+    let sql = format!("SELECT {APPLICATION} FROM tokenward.applications ORDER BY number");
+    let rows = pool.query(&sql, &[]).await?;
+    rows.iter().map(rows::application).collect()
+}
+
+pub(crate) async fn delete_application(
+    changing: &Changing<'_>,
+    id: &ApplicationId,
+) -> Outcome<bool> {
+    changing.fence_application(id).await?;
+    let id_text = id.as_str();
+    let used = changing
+        .query(
+            "SELECT 1 FROM tokenward.connections WHERE application = $1 LIMIT 1",
+            params![TEXT id_text],
+        )
+        .await?;
+    if !used.is_empty() {
+        return Err(Fault::Refused(format!(
+            "application {id} still has connections"
+        )));
+    }
+    let mut gone = Vec::new();
+    for sql in [
+        "DELETE FROM tokenward.applications WHERE id = $1 RETURNING 1",
+        "DELETE FROM tokenward.api_keys WHERE application = $1 RETURNING 1",
+        "DELETE FROM tokenward.clients WHERE application = $1 RETURNING 1",
+    ] {
+        gone.push(!changing.query(sql, params![TEXT id_text]).await?.is_empty());
+    }
+    if gone.contains(&true) {
+        changes::announce(changing.transaction(), &Change::Application(id.clone())).await?;
+    }
+    Ok(gone[0])
+}
+
+pub(crate) async fn add_key(pool: &Pool, key: &ApiKey) -> Outcome<()> {
+    let sql = format!(
+        "WITH done AS (
+             INSERT INTO tokenward.api_keys ({API_KEY}) VALUES ($1, $2, $3, $4, {NOW})
+             RETURNING application
+         )
+         INSERT INTO tokenward.changes (kind, a) SELECT 'application', application FROM done"
+    );
+    let params = params![
+        TEXT key.application.as_str(), TEXT key.id, BYTEA key.digest.as_slice(), TEXT key.hint,
+    ];
+    pool.query(&sql, params).await?;
+    Ok(())
+}
+
+pub(crate) async fn key_by_digest(pool: &Pool, digest: &[u8; 32]) -> Outcome<Option<ApiKey>> {
+    let rows = pool
+        .query(&key_sql(), params![BYTEA digest.as_slice()])
+        .await?;
+    rows.first().map(rows::api_key).transpose()
+}
+
+pub(crate) fn key_sql() -> String {
+    format!("SELECT {API_KEY} FROM tokenward.api_keys WHERE digest = $1")
+}
+
+pub(crate) async fn keys(pool: &Pool, application: &ApplicationId) -> Outcome<Vec<ApiKey>> {
+    let sql =
+        format!("SELECT {API_KEY} FROM tokenward.api_keys WHERE application = $1 ORDER BY number");
+    let rows = pool.query(&sql, params![TEXT application.as_str()]).await?;
+    rows.iter().map(rows::api_key).collect()
+}
+
+pub(crate) async fn delete_key(
+    pool: &Pool,
+    application: &ApplicationId,
+    id: &str,
+) -> Outcome<bool> {
+    let sql = "WITH done AS (
+             DELETE FROM tokenward.api_keys WHERE application = $1 AND id = $2
+             RETURNING application
+         )
+         INSERT INTO tokenward.changes (kind, a)
+         SELECT 'application', application FROM done RETURNING 1";
+    let params = params![TEXT application.as_str(), TEXT id];
+    Ok(!pool.query(sql, params).await?.is_empty())
+}
+
+pub(crate) async fn value(pool: &Pool, name: &str) -> Outcome<Option<Vec<u8>>> {
+    let sql = "SELECT value FROM tokenward.vault_values WHERE name = $1";
+    let rows = pool.query(sql, params![TEXT name]).await?;
+    rows.first()
+        .map(|row| row.try_get(0))
+        .transpose()
+        .map_err(|_| Fault::Refused("vault_values.value makes no sense".to_owned()))
+}
+
+pub(crate) async fn value_or_insert(pool: &Pool, name: &str, given: &[u8]) -> Outcome<Vec<u8>> {
+    if let Some(present) = value(pool, name).await? {
+        return Ok(present);
+    }
+    // The insert waits for one that is under way; what it then does not insert can be read.
+    let sql = "INSERT INTO tokenward.vault_values (name, value) VALUES ($1, $2)
+         ON CONFLICT (name) DO NOTHING";
+    pool.query(sql, params![TEXT name, BYTEA given]).await?;
+    value(pool, name).await?.ok_or(Fault::Contended)
+}
+
+pub(crate) async fn put_value(pool: &Pool, name: &str, value: &[u8]) -> Outcome<()> {
+    pool.query(
+        "INSERT INTO tokenward.vault_values (name, value) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        params![TEXT name, BYTEA value],
+    )
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! Opening, migrating, what a row may be, and what is left behind.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod scene;
+
+use std::{sync::Arc, time::Duration};
+
+use scene::{HOUR, claiming, cluster, granted, key, open, refreshed};
+use tokenward::{
+    id::GrantId,
+    store::{Change, ConnectionPatch, Store},
+};
+use tokenward_store_postgres::{OpenError, PostgresOptions, PostgresStore};
+use tokenward_testkit::postgres::PostgresCluster;
+use tokio::{sync::Barrier, task::JoinSet, time::timeout};
+
+/// How long something that is sure to happen may take on a slow machine.
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_replicas_may_start_on_a_new_database_at_once() {
+    const MANY: usize = 12;
+    let cluster = cluster(&[]);
+    let start = Arc::new(Barrier::new(MANY));
+    let mut replicas = JoinSet::new();
+    for number in 0..MANY {
+        let (url, start) = (cluster.url(), start.clone());
+        replicas.spawn(async move {
+            start.wait().await;
+            let store = open(&url).await;
+            let value = vec![u8::try_from(number).unwrap()];
+            store.value_or_insert("key", value).await.unwrap()
+        });
+    }
+    let values = replicas.join_all().await;
+    assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
+    let versions = cluster.sql("vault", "SELECT version FROM tokenward.schema_version");
+    assert_eq!(versions.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let cluster = cluster(&[]);
+    drop(open(&cluster.url()).await);
+    let newer = "UPDATE tokenward.schema_version SET version = 99";
+    cluster.sql("vault", newer).unwrap();
+    let options = PostgresOptions::parse(&cluster.url()).unwrap();
+    let error = PostgresStore::open(options).await.expect_err("it is newer");
+    assert!(
+        matches!(error, OpenError::Newer { schema: 99 }),
+        "{error:?}"
+    );
+    assert!(
+        error.to_string().contains("a newer tokenward (schema 99)"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_error_names_the_cause_and_no_secret() {
+    let cluster = cluster(&[]);
+    let refused = cluster
+        .url_of("nowhere")
+        .replace("postgres://", "postgres://ann:hunter2@");
+    let refused = refused.replacen("@tokenward@", "@", 1);
+    for url in [refused.as_str(), "postgres://ann:hunter2@127.0.0.1:1/vault"] {
+        let options = PostgresOptions::parse(url).unwrap();
+        let error = PostgresStore::open(options).await.expect_err(url);
+        let said = format!("{error} {error:?}");
+        assert!(said.contains("ann") || said.contains("refused"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+/// What a caller leaves behind when it goes away in the middle: nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_future_leaves_no_transaction_and_no_lock() {
+    let cluster = cluster(&[]);
+    let store = Arc::new(open(&cluster.url()).await);
+    granted(&*store, "g").await;
+    for round in 0..150_u64 {
+        let patience = Duration::from_micros(round * 37 % 3_000);
+        let verb = async {
+            match round % 4 {
+                0 => drop(store.claim(claiming("g", 1, "p")).await),
+                1 => drop(
+                    store
+                        .save_connection(&key("d"), ConnectionPatch::default())
+                        .await,
+                ),
+                2 => drop(
+                    store
+                        .link(&key("e"), &"g".into(), ConnectionPatch::default())
+                        .await,
+                ),
+                _ => drop(store.delete_connection(&key("e")).await),
+            }
+        };
+        let _ = timeout(patience, verb).await;
+    }
+    // Every row can be locked, and nobody holds a transaction once the last ones have ended.
+    let open = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = 'vault' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()";
+    timeout(LONG, async {
+        while cluster.sql("vault", open).unwrap() != "0" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("transactions end");
+    let lock = "SELECT count(*) FROM (SELECT 1 FROM tokenward.grants FOR UPDATE NOWAIT) AS rows";
+    assert_eq!(cluster.sql("vault", lock).unwrap(), "1");
+    assert!(store.connection(&key("g")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_row_that_makes_no_sense_is_named_and_not_quoted() {
+    let cluster = cluster(&[]);
+    let store = open(&cluster.url()).await;
+    granted(&store, "g").await;
+    for (column, value) in [
+        ("attempt", "'{\"x\": \"secret\"}'"),
+        (
+            "attempt",
+            "'{\"sends\":0,\"first_at\":1,\"last_at\":1,\"in_flight\":true,\"lost\":null}'",
+        ),
+        ("trouble", "'{'"),
+        ("dead", "'secret'"),
+    ] {
+        let spoil = format!("UPDATE tokenward.grants SET {column} = {value}");
+        cluster.sql("vault", &spoil).unwrap();
+        let error = store.grant(&"g".into()).await.expect_err(value).to_string();
+        assert!(
+            error.contains(&format!("grants.{column} of row g")),
+            "{error}"
+        );
+        assert!(!error.contains("secret"), "{error}");
+        store.claim(claiming("g", 1, "p")).await.expect_err(value);
+        let mend = format!("UPDATE tokenward.grants SET {column} = NULL");
+        cluster.sql("vault", &mend).unwrap();
+    }
+    cluster
+        .sql("vault", "UPDATE tokenward.grants SET version = -1")
+        .expect_err("a check of the table");
+}
+
+async fn grants_told(store: &PostgresStore, since: &mut u64) -> (Vec<GrantId>, bool) {
+    let read = store.changes(Some(*since)).await.unwrap();
+    *since = read.next;
+    let grants = read.changes.into_iter().filter_map(|change| match change {
+        Change::Grant(id) => Some(id),
+        _ => None,
+    });
+    (grants.collect(), read.gap)
+}
+
+/// Numbers of the feed are given out before the commit: one that comes late must not be missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_committed_late_is_told() {
+    let cluster = Arc::new(cluster(&[]));
+    let store = open(&cluster.url()).await;
+    granted(&store, "g").await;
+    let mut since = store.changes(None).await.unwrap().next;
+    let slow = tokio::task::spawn_blocking({
+        let cluster = cluster.clone();
+        move || {
+            let slow = "BEGIN; INSERT INTO tokenward.changes (kind, a) VALUES ('grant', 'slow');
+                        SELECT pg_sleep(1); COMMIT";
+            cluster.sql("vault", slow).unwrap();
+        }
+    });
+    let taken = "SELECT last_value FROM tokenward.changes_seq";
+    let before = since.to_string();
+    while cluster.sql("vault", taken).unwrap() == before {}
+    refreshed(&store, "g", 1).await;
+    let new_reader = store.changes(None).await.unwrap().next;
+    let (first, _) = grants_told(&store, &mut since).await;
+    assert!(first.contains(&"g".into()));
+    slow.await.unwrap();
+    let (late, gap) = grants_told(&store, &mut since).await;
+    assert!(late.contains(&"slow".into()) && !gap, "{late:?}");
+    // One that began to read meanwhile has not missed it either.
+    let (late, gap) = grants_told(&store, &mut new_reader.clone()).await;
+    assert!(late.contains(&"slow".into()) && !gap, "{late:?}");
+    // And all is told once.
+    assert_eq!(grants_told(&store, &mut since).await, (Vec::new(), false));
+}
+
+#[tokio::test]
+async fn a_number_that_never_comes_makes_everything_be_read_anew_once() {
+    let cluster = cluster(&[]);
+    let store = open(&cluster.url()).await;
+    granted(&store, "g").await;
+    let mut since = store.changes(None).await.unwrap().next;
+    cluster
+        .sql("vault", "SELECT nextval('tokenward.changes_seq')")
+        .unwrap();
+    refreshed(&store, "g", 1).await;
+    let stuck = since;
+    let (told, gap) = grants_told(&store, &mut since).await;
+    assert_eq!((told, gap, since), (vec!["g".into()], false, stuck));
+    let age = "UPDATE tokenward.changes SET at = at - 60000";
+    cluster.sql("vault", age).unwrap();
+    let (told, gap) = grants_told(&store, &mut since).await;
+    assert_eq!((told, gap, since), (vec!["g".into()], true, stuck + 2));
+    assert_eq!(grants_told(&store, &mut since).await, (Vec::new(), false));
+    // A position from the future is one of another database; one from long ago is gone.
+    assert!(store.changes(Some(since + 1)).await.unwrap().gap);
+    let prune =
+        "DELETE FROM tokenward.changes WHERE seq < (SELECT max(seq) FROM tokenward.changes)";
+    cluster.sql("vault", prune).unwrap();
+    assert!(store.changes(Some(0)).await.unwrap().gap);
+    assert!(!store.changes(Some(since)).await.unwrap().gap);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_hears_of_another_ones_commit() {
+    let cluster = cluster(&[]);
+    let (one, other) = (open(&cluster.url()).await, open(&cluster.url()).await);
+    granted(&one, "g").await;
+    let mut since = other.changes(None).await.unwrap().next;
+    let mut version = 1;
+    // The listener may not listen yet; then an announcement is lost, as it may be.
+    timeout(LONG, async {
+        loop {
+            version = refreshed(&one, "g", version).await;
+            if timeout(Duration::from_secs(1), other.news()).await.is_ok() {
+                break;
+            }
+        }
+    })
+    .await
+    .expect("an announcement");
+    let mut told = Vec::new();
+    while told.is_empty() {
+        told = grants_told(&other, &mut since).await.0;
+    }
+}
+
+/// Without `LISTEN` and `NOTIFY` the poll tells everything, and nothing is announced.
+#[tokio::test(flavor = "multi_thread")]
+async fn polling_alone_is_enough() {
+    let cluster = cluster(&["log_statement=all"]);
+    let options = || {
+        PostgresOptions::parse(&cluster.url())
+            .unwrap()
+            .polling_only()
+    };
+    let one = PostgresStore::open(options()).await.unwrap();
+    let other = PostgresStore::open(options()).await.unwrap();
+    granted(&one, "g").await;
+    let mut since = other.changes(None).await.unwrap().next;
+    refreshed(&one, "g", 1).await;
+    assert_eq!(grants_told(&other, &mut since).await.0, vec!["g".into()]);
+    let log = cluster.log();
+    assert!(log.contains("UPDATE tokenward.grants"), "{log}");
+    assert!(!log.contains("LISTEN") && !log.contains("NOTIFY"), "{log}");
+}
+
+/// What a refresh writes is in no index, unless the provider rotates: then in one.
+#[tokio::test]
+async fn a_refresh_touches_no_index() {
+    const MANY: u64 = 200;
+    let cluster = cluster(&[]);
+    let store = open(&cluster.url()).await;
+    granted(&store, "g").await;
+    // The first commit sets the day of the next keep-alive, which is indexed.
+    let mut version = refreshed(&store, "g", 1).await;
+    let counts = |what: &str| -> u64 {
+        let sql = format!("SELECT {what} FROM pg_stat_user_tables WHERE relname = 'grants'");
+        cluster.sql("vault", &sql).unwrap().parse().unwrap()
+    };
+    for _ in 0..MANY {
+        version = refreshed(&store, "g", version).await;
+    }
+    // The counters are told by idle sessions, a while later.
+    drop(store);
+    timeout(LONG, async {
+        while counts("n_tup_upd") < 2 * MANY {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the counters come");
+    let (all, hot) = (counts("n_tup_upd"), counts("n_tup_hot_upd"));
+    assert!(all - hot <= 2, "{hot} of {all} updates were heap-only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_stay_within_the_pool_while_many_wait() {
+    const POOL: usize = 3;
+    let cluster = cluster(&[]);
+    let options = PostgresOptions::parse(&cluster.url())
+        .unwrap()
+        .connections(POOL);
+    let store = Arc::new(PostgresStore::open(options).await.unwrap());
+    for number in 0..20 {
+        granted(&*store, &format!("g{number}")).await;
+    }
+    let mut callers = JoinSet::new();
+    for number in 0..400 {
+        let store = store.clone();
+        callers.spawn(async move {
+            let grant = format!("g{}", number % 20);
+            store.claim(claiming(&grant, 1, "p")).await.unwrap();
+            store.extend(&grant.as_str().into(), 1, HOUR).await.unwrap();
+        });
+    }
+    callers.join_all().await;
+    let held = cluster
+        .sql(
+            "vault",
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tokenward'",
+        )
+        .unwrap();
+    let held: usize = held.parse().unwrap();
+    assert!(
+        held <= POOL + 1,
+        "{held} connections: the pool's, and the one that listens"
+    );
+}
+
+#[test]
+fn a_cluster_is_gone_when_it_is_dropped() {
+    let cluster = cluster(&[]);
+    let (data, pid) = (cluster.data(), cluster.pid().unwrap());
+    assert!(data.is_dir());
+    drop::<PostgresCluster>(cluster);
+    assert!(!data.exists());
+    assert!(tokenward_testkit::signal(pid, tokenward_testkit::Signal::CONT).is_err());
+}
