@@ -1,12 +1,15 @@
 //! The port to providers.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::{oauth::TokenRequest, time::Moment};
+use crate::{
+    oauth::TokenRequest,
+    time::{Boxed, Clock, Moment},
+};
 
 /// A provider's answer, complete.
 #[derive(Clone)]
@@ -36,13 +39,13 @@ pub enum TransportError {
     /// It (or part of it) has left, and no whole answer came back.
     #[error("{0}")]
     NoAnswer(String),
-    /// `not_after` passed before the first byte could leave.
+    /// [`Patience::may_send`] said no: the claim is too old, or somebody else's by now.
     #[error("the claim was too old to send")]
     TooLate,
 }
 
-/// How long an exchange may take.
-#[derive(Clone, Copy, Debug)]
+/// How long an exchange may take, and whether it may begin.
+#[derive(Clone, Debug)]
 pub struct Patience {
     /// For DNS, connect and TLS.
     pub connect: Duration,
@@ -50,6 +53,37 @@ pub struct Patience {
     pub answer: Duration,
     /// The first byte must not leave after this.
     pub not_after: Option<Moment>,
+    /// Asked when the connection is there, before the first byte leaves.
+    pub last_look: Option<LastLook>,
+}
+
+impl Patience {
+    /// Whether the first byte may leave now. To be asked right before it does; if not, the answer
+    /// is [`TransportError::TooLate`].
+    pub async fn may_send(&self, clock: &dyn Clock) -> bool {
+        let allowed = match &self.last_look {
+            Some(look) => (look.0)().await,
+            None => true,
+        };
+        allowed && self.not_after.is_none_or(|limit| clock.now() <= limit)
+    }
+}
+
+/// A question to the store: whether what was decided a moment ago still stands.
+#[derive(Clone)]
+pub struct LastLook(Arc<dyn Fn() -> Boxed<'static, bool> + Send + Sync>);
+
+impl LastLook {
+    /// Asks by calling `look`.
+    pub fn new(look: impl Fn() -> Boxed<'static, bool> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+}
+
+impl fmt::Debug for LastLook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LastLook")
+    }
 }
 
 /// Carries requests to token endpoints.

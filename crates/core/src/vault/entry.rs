@@ -320,6 +320,26 @@ impl Inner {
         Ok(())
     }
 
+    /// As [`adopt`](Self::adopt), and in the copy that is in use: all copies may have been
+    /// forgotten and read again while a flight was under way, which then lands at an entry that
+    /// nobody asks any more.
+    pub(super) fn adopt_everywhere(
+        &self,
+        entry: &Arc<GrantEntry>,
+        row: &GrantRow,
+        at: StoreTime,
+        asked: Moment,
+    ) -> Result<(), TokenError> {
+        self.adopt(entry, row, at, asked)?;
+        let in_use = || self.grants.pin().get(&entry.id).cloned();
+        if in_use().is_some_and(|present| Arc::ptr_eq(&present, entry)) {
+            return Ok(());
+        }
+        // Who is about to keep what was read before is told to look again.
+        self.hear();
+        in_use().map_or(Ok(()), |present| self.adopt(&present, row, at, asked))
+    }
+
     /// Reads an entry's row anew.
     pub(super) async fn reload(&self, entry: &Arc<GrantEntry>) -> Result<(), TokenError> {
         let asked = self.clock.now();

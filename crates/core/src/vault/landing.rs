@@ -127,7 +127,7 @@ impl Inner {
         at: StoreTime,
         asked: Moment,
     ) -> Landing {
-        match self.adopt(entry, row, at, asked) {
+        match self.adopt_everywhere(entry, row, at, asked) {
             Ok(()) => Landing::Newer,
             Err(error) => {
                 tracing::error!(grant = %entry.id, %error, "a newer version cannot be read");

@@ -24,7 +24,7 @@ use crate::{
     store::{Stamped, StoreError, StoreResult},
     sync::{atomic::Ordering, lock},
     time::{Moment, StoreTime},
-    transport::Patience,
+    transport::{LastLook, Patience},
 };
 
 /// Flies until the flight is over, then lets everybody know.
@@ -224,6 +224,7 @@ impl<'a> Pilot<'a> {
             connect: config.connect_timeout.min(config.claim_ttl / 2),
             answer: config.answer_timeout,
             not_after: Some(not_after),
+            last_look: self.last_look(row),
         };
         let exchange = transport.exchange(prepared.request.clone(), patience);
         tokio::pin!(exchange);
@@ -256,6 +257,22 @@ impl<'a> Pilot<'a> {
             Outcome::TooLate => self.gate(Gate::unused),
         }
         outcome
+    }
+
+    /// A refresh token that may be spent is sent again because nothing is left to lose. While the
+    /// connection is made, the answer that was missed may still come home to who asked before, and
+    /// be saved: then there is.
+    fn last_look(&self, row: &GrantRow) -> Option<LastLook> {
+        row.attempt.as_ref().filter(|attempt| attempt.sends > 1)?;
+        let (store, grant) = (self.inner.store.clone(), row.id.clone());
+        let (version, epoch) = (row.version, row.epoch);
+        Some(LastLook::new(move || {
+            let (store, grant) = (store.clone(), grant.clone());
+            Box::pin(async move {
+                let read = store.grant(&grant).await.ok().and_then(|read| read.value);
+                read.is_some_and(|row| (row.version, row.epoch) == (version, epoch))
+            })
+        }))
     }
 
     fn commit_request(&self, row: &GrantRow, granted: &Granted) -> CommitRequest {

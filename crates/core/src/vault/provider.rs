@@ -308,6 +308,7 @@ impl Inner {
             connect: self.config.connect_timeout,
             answer: self.config.connect_timeout,
             not_after: None,
+            last_look: None,
         };
         let answer = self
             .transport

@@ -175,7 +175,7 @@ impl Vault {
 impl Inner {
     /// Something has changed. Called before the copies are looked through: a copy that is missed
     /// then, because it is only about to be kept, is checked by who keeps it.
-    fn hear(&self) {
+    pub(super) fn hear(&self) {
         self.heard.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use http::{HeaderMap, StatusCode, header};
 use tokenward::{
     oauth::TokenRequest,
-    time::Clock,
     transport::{Answer, Patience, Transport, TransportError},
 };
 use tokenward_testkit::sandbox::ledger::Decision;
@@ -217,9 +216,7 @@ impl Transport for SimTransport {
             }
             return Err(TransportError::NotSent("connection refused".to_owned()));
         }
-        let late = patience
-            .not_after
-            .is_some_and(|not_after| self.clock.now() > not_after);
+        let late = !patience.may_send(&*self.clock).await;
         if late && !world.broken(Broken::SendsTooLate) {
             return Err(TransportError::TooLate);
         }

@@ -184,6 +184,7 @@ async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadat
         connect: Duration::from_secs(10),
         answer: Duration::from_secs(20),
         not_after: None,
+        last_look: None,
     };
     let mut last = String::new();
     for url in metadata_urls(issuer) {
@@ -193,7 +194,7 @@ async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadat
             headers: http::HeaderMap::new(),
             body: Zeroizing::default(),
         };
-        match transport.exchange(request, patience).await {
+        match transport.exchange(request, patience.clone()).await {
             Ok(answer) if answer.status.is_success() => match read_metadata(issuer, &answer.body) {
                 Ok(metadata) => return Ok(metadata),
                 Err(why) => last = format!("{url}: {why}"),

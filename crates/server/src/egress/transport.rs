@@ -130,10 +130,7 @@ impl Transport for HttpTransport {
             return Err(not_sent(&error));
         }
         // The last moment: a process that was paused until now may have been taken over.
-        if patience
-            .not_after
-            .is_some_and(|limit| self.clock.now() > limit)
-        {
+        if !patience.may_send(&*self.clock).await {
             driver.abort();
             return Err(TransportError::TooLate);
         }

@@ -56,3 +56,19 @@ async fn an_old_copy_is_compared_with_the_store_before_anything_is_sent() {
     assert_eq!(other.token(&world.key).await.unwrap().version(), 3);
     assert_eq!(world.refreshes(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_outlives_its_copy_is_seen_by_those_who_ask_the_new_one() {
+    let world = World::new("revokes").await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    // A forced refresh is under way, and all copies are forgotten; the old token is read again.
+    let (vault, key) = (world.vault.clone(), world.key.clone());
+    let forced = TaskTracker::new().spawn(async move { vault.validate(&key).await });
+    world.clock.sleep(Duration::from_millis(100)).await;
+    world.vault.forget_all();
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    let token = forced.await.unwrap().unwrap();
+    assert_eq!(token.secret().expose(), "at-2");
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    assert_eq!(world.refreshes(), 1);
+}

@@ -172,3 +172,60 @@ async fn an_outage_and_a_death_are_announced_once_however_many_ask() {
     }
     assert_eq!(observer.counts(), [1, 1, 1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_that_is_saved_while_the_next_owner_connects_keeps_the_token_from_being_sent_again()
+ {
+    let world = World::new("revokes").await;
+    world.pass(650).await;
+    let connection = world.store.connection(&world.key).await.unwrap().unwrap();
+    let claim = ClaimRequest {
+        grant: connection.grant.unwrap(),
+        seen: 1,
+        owner: OwnerId::new("a process that is stopped"),
+        ttl: VaultConfig::default().claim_ttl,
+        need: Need::Stale,
+        policy: ReplayPolicy::Revokes,
+    };
+    let ClaimReply::Claimed(row) = world.store.claim(claim).await.unwrap().value else {
+        panic!("nobody else claims it");
+    };
+    // Its claim runs out, and the next owner takes its time to connect.
+    world.pass(30).await;
+    *lock(&world.provider.connect) = Duration::from_secs(5);
+    let (vault, key) = (world.vault.clone(), world.key.clone());
+    let waiting = TaskTracker::new().spawn(async move { vault.token(&key).await });
+    world.pass(2).await;
+    let sealed = |version| Purpose::TokenSet {
+        grant: &row.id,
+        version,
+    };
+    let plain = world
+        .keyring
+        .open(sealed(row.version), &row.sealed)
+        .unwrap();
+    let mut tokens = TokenSet::from_plain(&plain).unwrap();
+    tokens.access_token = Some(Secret::new("at-late"));
+    let commit = CommitRequest {
+        grant: row.id.clone(),
+        base: row.version,
+        epoch: row.epoch,
+        sent_at: row.attempt.as_ref().unwrap().last_at,
+        sealed: world
+            .keyring
+            .seal(sealed(row.version + 1), &tokens.to_plain()),
+        lifetime: Some(Duration::from_secs(600)),
+        keep_alive: None,
+        fingerprint: None,
+    };
+    world.store.commit(commit).await.unwrap();
+    let token = waiting.await.unwrap().unwrap();
+    assert_eq!(token.secret().expose(), "at-late");
+    assert_eq!(
+        (
+            world.refreshes(),
+            world.provider.replays.load(Ordering::SeqCst)
+        ),
+        (0, 0)
+    );
+}

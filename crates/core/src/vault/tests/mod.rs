@@ -18,9 +18,12 @@ use http::{HeaderMap, StatusCode};
 use super::*;
 use crate::{
     id::OwnerId,
-    oauth::TokenRequest,
+    oauth::{TokenRequest, TokenSet},
     observe::Blind,
-    refresh::{ledger::ClaimRequest, replay::ReplayPolicy},
+    refresh::{
+        ledger::{ClaimReply, ClaimRequest, CommitRequest},
+        replay::ReplayPolicy,
+    },
     seal::Key,
     secret::Secret,
     spool::FolderSpool,
@@ -66,6 +69,8 @@ enum Act {
 #[derive(Debug)]
 struct Provider {
     clock: Arc<dyn Clock>,
+    /// For the connection, before anything is sent.
+    connect: Mutex<Duration>,
     latency: Duration,
     revoke_latency: Duration,
     lifetime: u64,
@@ -82,6 +87,7 @@ impl Provider {
     fn new(clock: &Arc<dyn Clock>, store: &Arc<MemoryStore>) -> Self {
         Self {
             clock: clock.clone(),
+            connect: Mutex::default(),
             latency: Duration::from_millis(200),
             revoke_latency: Duration::from_millis(30),
             lifetime: 600,
@@ -98,7 +104,16 @@ impl Provider {
 
 #[async_trait]
 impl Transport for Provider {
-    async fn exchange(&self, request: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
+    async fn exchange(
+        &self,
+        request: TokenRequest,
+        patience: Patience,
+    ) -> Result<Answer, TransportError> {
+        let connect = *lock(&self.connect);
+        self.clock.sleep(connect).await;
+        if !patience.may_send(&*self.clock).await {
+            return Err(TransportError::TooLate);
+        }
         let body = String::from_utf8(request.body.to_vec()).unwrap();
         let answer = |status: u16, headers: HeaderMap, body: String| {
             Ok(Answer {
