@@ -69,14 +69,15 @@ def run(target, tests):
     names = "|".join(sorted(tests))
     command = ["cargo", "nextest", "run", "--profile", "safeguards", "--color", "never"]
     command += [*target.split(), "-E", f"test(/(^|::)({names})$/)"]
-    # What is compiled is shared with the tree's own builds, so that dependencies are built once;
-    # the programs that come of it are kept apart: nobody shall run a broken one by mistake.
-    built = os.environ.get("CARGO_TARGET_DIR", ROOT / "target")
+    # All that is built is kept apart from what the tree builds. A shared folder would save the first
+    # build of the dependencies, but cargo names what it builds by the path within the workspace: the
+    # tree would take a crate without its safeguard for its own.
     environment = os.environ | {
-        "CARGO_BUILD_BUILD_DIR": str(Path(built).absolute()),
         "CARGO_TARGET_DIR": str(WORK / "built"),
+        "CARGO_PROFILE_DEV_DEBUG": "0",
         "RUST_BACKTRACE": "0",
     }
+    environment.pop("CARGO_BUILD_BUILD_DIR", None)
     done = subprocess.run(command, cwd=TREE, env=environment, text=True, capture_output=True)
     report = done.stdout + done.stderr
     if done.returncode not in (0, 100):
