@@ -21,7 +21,7 @@ pub use admin::{AdminError, Import};
 pub use entry::Token;
 pub use resolve::Resolved;
 
-use self::entry::{GrantEntry, Joined, Landing};
+use self::entry::{GrantEntry, Joined, Landing, Snapshot};
 use crate::{
     connector::Catalogue,
     error::TokenError,
@@ -317,14 +317,18 @@ impl Vault {
         } = &*self.inner;
         entry.note_use();
         let begun = clock.now();
-        let mut laps = 0;
+        let mut landings = 0;
         let serve = |token: Arc<Token>, served| {
             observer.observe(&Signal::Served(served));
             Ok(token)
         };
         loop {
-            laps += 1;
-            let waiter = match self.inner.join(entry, need, seen, laps > MOST_LAPS)? {
+            let enough = |newer: &Snapshot| {
+                let now = clock.now();
+                newer.fresh(now).is_some()
+                    || landings >= ENOUGH_LANDINGS && newer.good_since(begun, now)
+            };
+            let waiter = match self.inner.join(entry, need, seen, enough)? {
                 Joined::Newer(token) => return serve(token, Served::Joined),
                 Joined::Flight(waiter) => waiter,
             };
@@ -348,14 +352,14 @@ impl Vault {
             };
             let now = clock.now();
             let (error, retry_at) = match landing {
-                Some(Landing::Newer) => continue,
+                Some(Landing::Newer) => {
+                    landings += 1;
+                    continue;
+                }
                 Some(Landing::Failed { error, retry_at }) => (error, retry_at),
                 // The old token was worth waiting a little for, and has died meanwhile: now the
                 // whole of the caller's patience counts.
-                None if now < deadline && alive(now).is_none() => {
-                    laps -= 1;
-                    continue;
-                }
+                None if now < deadline && alive(now).is_none() => continue,
                 None => {
                     let waited_ms = u64::try_from(begun.until(now).as_millis()).unwrap_or(u64::MAX);
                     (TokenError::DeadlineExceeded { waited_ms }, None)
@@ -412,9 +416,9 @@ impl Vault {
     }
 }
 
-/// After this many flights a caller takes the newest token as it is: a provider may grant tokens
-/// that are stale from the start.
-const MOST_LAPS: u32 = 2;
+/// After this many new versions a caller takes one that is stale: a provider may grant tokens that
+/// are stale from the start.
+const ENOUGH_LANDINGS: u32 = 2;
 
 #[cfg(test)]
 #[cfg(feature = "shuttle")]

@@ -64,6 +64,19 @@ fn seeds_that_found_something() {
     }
 }
 
+/// The same, where it took a day.
+#[test]
+fn days_that_found_something() {
+    for (seed, _what) in [
+        (47, "a flight landed at a copy that had been forgotten"),
+        (52, "a late save gave an imported token a longer life"),
+        (119, "a copy was handed out while its reader checked it"),
+        (455, "a newer token that had died since was served"),
+    ] {
+        assert_kept(&run(seed, &options(24 * HOUR, None)));
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let once = run(42, &options(2 * HOUR, None));

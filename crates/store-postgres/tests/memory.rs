@@ -124,6 +124,7 @@ impl Run<'_> {
                     grant,
                     expected: version.saturating_add_signed(expected),
                     fresh: FreshGrant {
+                        counted_from: None,
                         sealed: b"sealed".to_vec(),
                         expires_in: None,
                         lifetime: Some(HOUR),

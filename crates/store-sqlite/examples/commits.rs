@@ -80,6 +80,7 @@ async fn authorize(store: &SqliteStore, grant: &str) {
         grant: grant.into(),
         expected: 0,
         fresh: FreshGrant {
+            counted_from: None,
             sealed: vec![1; SEALED],
             expires_in: None,
             lifetime: None,

@@ -65,6 +65,7 @@ async fn grant(store: &SqliteStore, id: &str) {
         grant: id.into(),
         expected: 0,
         fresh: FreshGrant {
+            counted_from: None,
             sealed: b"v1".to_vec(),
             expires_in: Some(HOUR),
             lifetime: Some(HOUR),

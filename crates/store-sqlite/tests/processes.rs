@@ -99,6 +99,7 @@ async fn vault(path: &Path) -> SqliteStore {
         grant: "g".into(),
         expected: 0,
         fresh: FreshGrant {
+            counted_from: None,
             sealed: b"v1".to_vec(),
             expires_in: None,
             lifetime: None,

@@ -20,6 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn fresh(sealed: &str) -> FreshGrant {
     FreshGrant {
+        counted_from: None,
         sealed: sealed.into(),
         expires_in: Some(Duration::from_secs(10)),
         lifetime: Some(HOUR),

@@ -496,10 +496,12 @@ impl GrantRow {
         self.version += 1;
         self.authorized_version = self.version;
         self.sealed = fresh.sealed;
-        self.expires_at = fresh.expires_in.map(|left| now + left);
+        // The process may have been stopped on its way here; no token grows older later for that.
+        let from = fresh.counted_from.map_or(now, |from| from.min(now));
+        self.expires_at = fresh.expires_in.map(|left| from + left);
         self.lifetime = fresh.lifetime;
         self.refreshed_at = None;
-        self.keep_alive_at = fresh.keep_alive.map(|after| now + after);
+        self.keep_alive_at = fresh.keep_alive.map(|after| from + after);
         self.fingerprint = fresh.fingerprint;
         self.standing = Standing::Live;
         self.claim = None;
@@ -532,6 +534,8 @@ impl GrantRow {
 /// A token set that a person authorized or imported, sealed for its version.
 #[derive(Clone, Debug)]
 pub struct FreshGrant {
+    /// From when on the lifetimes count, on the store's clock; `None`: from the save.
+    pub counted_from: Option<StoreTime>,
     /// The sealed token set.
     pub sealed: Vec<u8>,
     /// How much life the access token has left; zero: none; `None`: it does not expire.

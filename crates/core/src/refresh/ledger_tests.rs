@@ -11,6 +11,7 @@ fn at(seconds: i64) -> StoreTime {
 
 fn row() -> GrantRow {
     FreshGrant {
+        counted_from: None,
         sealed: b"v1".to_vec(),
         expires_in: Some(HOUR),
         lifetime: Some(HOUR),
@@ -273,10 +274,30 @@ fn a_commit_whose_reply_was_lost_is_known_again() {
 }
 
 #[test]
+fn a_save_that_comes_late_lengthens_no_life() {
+    let mut row = row();
+    let fresh = |from| FreshGrant {
+        counted_from: Some(at(from)),
+        sealed: b"new".to_vec(),
+        expires_in: Some(HOUR),
+        lifetime: Some(HOUR),
+        keep_alive: Some(2 * HOUR),
+        fingerprint: None,
+    };
+    row.authorize(fresh(100), at(143));
+    assert_eq!(row.expires_at, Some(at(3700)));
+    assert_eq!(row.keep_alive_at, Some(at(7300)));
+    // A moment that has not come yet is not believed.
+    row.authorize(fresh(500), at(150));
+    assert_eq!(row.expires_at, Some(at(3750)));
+}
+
+#[test]
 fn an_answer_from_before_a_new_authorization_is_void() {
     let mut row = row();
     claim(&mut row, "p", ReplayPolicy::Refused, Need::Stale, 3600);
     let fresh = FreshGrant {
+        counted_from: None,
         sealed: b"new".to_vec(),
         expires_in: Some(HOUR),
         lifetime: None,
@@ -427,7 +448,7 @@ proptest! {
             match action {
                 Action::Pass { seconds } => now += seconds,
                 Action::Authorize => {
-                    let fresh = FreshGrant { sealed: vec![9], expires_in: Some(HOUR), lifetime: None, keep_alive: None, fingerprint: None };
+                    let fresh = FreshGrant { counted_from: None, sealed: vec![9], expires_in: Some(HOUR), lifetime: None, keep_alive: None, fingerprint: None };
                     row.authorize(fresh, at(now));
                     prop_assert_eq!(row.version, before + 1);
                 }

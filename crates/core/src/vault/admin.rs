@@ -226,6 +226,7 @@ impl Vault {
                 version: expected + 1,
             };
             let fresh = FreshGrant {
+                counted_from: Some(stamped.at),
                 sealed: inner.keyring.seal(purpose, &tokens.to_plain()),
                 expires_in,
                 lifetime,

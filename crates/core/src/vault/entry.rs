@@ -105,6 +105,11 @@ impl Snapshot {
             .clone()
             .filter(|_| self.expires.is_none_or(|expires| now < expires))
     }
+
+    /// Whether the token lives, or was granted since then with no life at all.
+    pub(super) fn good_since(&self, then: Moment, now: Moment) -> bool {
+        self.alive(now).is_some() || self.refreshed.is_some_and(|at| at >= then)
+    }
 }
 
 /// One grant in memory.
@@ -118,6 +123,8 @@ pub(super) struct GrantEntry {
     /// Whether a caller has asked since the last refresh. Written only when it changes, so that
     /// callers on many cores do not fight over its cache line.
     used: AtomicBool,
+    /// Whether it has been where changes are looked for since before its row was read.
+    trusted: AtomicBool,
     /// Woken when another process may have changed the grant.
     pub(super) changed: Notify,
 }
@@ -210,6 +217,7 @@ impl GrantEntry {
             snapshot: ArcSwap::from_pointee(snapshot),
             slot: Mutex::default(),
             used: AtomicBool::new(false),
+            trusted: AtomicBool::new(false),
             changed: Notify::new(),
         }
     }
@@ -227,6 +235,15 @@ impl GrantEntry {
     /// Whether a caller has asked since this was last called.
     pub(super) fn take_use(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether what it holds is as new as what this process has heard of.
+    pub(super) fn trusted(&self) -> bool {
+        self.trusted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn trust(&self) {
+        self.trusted.store(true, Ordering::Release);
     }
 
     /// Takes a newer snapshot; an older one changes nothing.
@@ -355,13 +372,13 @@ impl Inner {
     }
 
     /// Joins the flight of a grant, or starts it, unless a newer version is there by now that is
-    /// fresh (or `even_stale`).
+    /// good `enough`.
     pub(super) fn join(
         self: &Arc<Self>,
         entry: &Arc<GrantEntry>,
         need: Need,
         seen: u64,
-        even_stale: bool,
+        enough: impl Fn(&Snapshot) -> bool,
     ) -> Result<Joined, TokenError> {
         let mut slot = lock(&entry.slot);
         // A flight that lands publishes its snapshot before it leaves the slot: under the lock,
@@ -369,7 +386,7 @@ impl Inner {
         let snapshot = entry.snapshot();
         if snapshot.version > seen
             && let Some(token) = &snapshot.token
-            && (even_stale || snapshot.fresh(self.clock.now()).is_some())
+            && enough(&snapshot)
         {
             return Ok(Joined::Newer(token.clone()));
         }

@@ -90,11 +90,13 @@ impl Vault {
     async fn follow_agenda(self) {
         loop {
             self.inner.clock.sleep(TICK).await;
-            for (entry, version) in self.inner.due(self.inner.clock.now()) {
+            let now = self.inner.clock.now();
+            for (entry, version) in self.inner.due(now) {
                 // Nobody asks for it: it rests until somebody does, or until keep-alive.
                 if entry.snapshot().version == version && entry.take_use() {
                     // Nobody waits for this flight; what it has to say, it logs.
-                    let _ = self.inner.join(&entry, Need::Stale, version, false);
+                    let fresh = |newer: &Snapshot| newer.fresh(now).is_some();
+                    let _ = self.inner.join(&entry, Need::Stale, version, fresh);
                 }
             }
         }
@@ -138,7 +140,7 @@ impl Vault {
             match self.inner.grant_entry(&row.id, connector).await {
                 Ok(Some(entry)) => {
                     tracing::info!(grant = %row.id, connector = %row.connector, "refreshing an idle grant to keep it alive");
-                    let _ = self.inner.join(&entry, Need::Stale, row.version, true);
+                    let _ = self.inner.join(&entry, Need::Stale, row.version, |_| true);
                 }
                 Ok(None) => {}
                 Err(error) => {

@@ -15,7 +15,7 @@ use crate::{
     error::TokenError,
     id::{ConnectionKey, ConnectionKeyRef, GrantId},
     store::{Change, StoreError},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// A connection with its connector and grant, as of the last change to either.
@@ -31,6 +31,8 @@ pub struct Resolved {
     client_settings: BTreeMap<String, String>,
     /// What the embedder has found out about it.
     attachment: std::sync::OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Whether it is kept where changes are looked for, and nothing was heard of before that.
+    trusted: AtomicBool,
 }
 
 impl fmt::Debug for Resolved {
@@ -43,6 +45,10 @@ impl fmt::Debug for Resolved {
 }
 
 impl Resolved {
+    fn trusted(&self) -> bool {
+        self.trusted.load(Ordering::Acquire)
+    }
+
     /// The grant's id.
     pub fn grant_id(&self) -> &GrantId {
         &self.grant.id
@@ -109,7 +115,8 @@ impl Vault {
             unified_api,
             service,
         };
-        self.inner.connections.pin().get(&key).cloned()
+        let connections = self.inner.connections.pin();
+        connections.get(&key).filter(|it| it.trusted()).cloned()
     }
 
     /// Finds a connection, from memory if it was found before.
@@ -119,7 +126,9 @@ impl Vault {
     /// [`TokenError`] when it does not exist, is disabled or not authorized, its connector is
     /// not known, or the store is down.
     pub async fn resolve(&self, key: &ConnectionKey) -> Result<Arc<Resolved>, TokenError> {
-        if let Some(resolved) = self.inner.connections.pin().get(key) {
+        if let Some(resolved) = self.inner.connections.pin().get(key)
+            && resolved.trusted()
+        {
             return Ok(resolved.clone());
         }
         let heard = self.inner.heard.load(Ordering::SeqCst);
@@ -132,6 +141,8 @@ impl Vault {
         // A change may have been heard of between the reading and the keeping.
         if self.inner.heard_since(heard) {
             self.inner.connections.pin().remove(key);
+        } else {
+            resolved.trusted.store(true, Ordering::Release);
         }
         Ok(resolved)
     }
@@ -212,6 +223,7 @@ impl Inner {
             settings: settings_as_text(&connector, &connection.settings),
             client_settings: client.map(|client| client.settings).unwrap_or_default(),
             attachment: std::sync::OnceLock::new(),
+            trusted: AtomicBool::new(false),
             connector,
         })
     }
@@ -222,7 +234,9 @@ impl Inner {
         id: &GrantId,
         connector: &Arc<Connector>,
     ) -> Result<Option<Arc<GrantEntry>>, TokenError> {
-        if let Some(entry) = self.grants.pin().get(id) {
+        if let Some(entry) = self.grants.pin().get(id)
+            && entry.trusted()
+        {
             return Ok(Some(entry.clone()));
         }
         let heard = self.heard.load(Ordering::SeqCst);
@@ -236,9 +250,12 @@ impl Inner {
         // Two who read at once: the first one's entry stands, brought up to the newer row.
         let entry = self.grants.pin().get_or_insert(id.clone(), entry).clone();
         self.adopt(&entry, &row, stamped.at, asked)?;
+        // Until this is known, others see the entry and read for themselves: this task may be slow
+        // here, fail, or be dropped.
         if self.heard_since(heard) {
             self.reload(&entry).await?;
         }
+        entry.trust();
         self.plan_ahead(&entry, &entry.snapshot());
         Ok(Some(entry))
     }

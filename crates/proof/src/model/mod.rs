@@ -361,6 +361,7 @@ impl Model for Scope {
 /// A token set as a person's authorization brings it.
 fn fresh(tokens: Tokens, life: Duration) -> FreshGrant {
     FreshGrant {
+        counted_from: None,
         sealed: tokens.seal(),
         expires_in: Some(life),
         lifetime: Some(LIFETIME),

@@ -80,13 +80,15 @@ impl World {
         let Some(mut wait) = self.replicas[r].callers[c].wait else {
             return;
         };
-        wait.laps += 1;
+        wait.laps = (wait.laps + 1).min(MOST_LAPS + 1);
         let Some(snapshot) = self.replicas[r].snapshot else {
             return self.fail(r, c, scope);
         };
         // `Inner::join`.
         let now = self.moment();
-        if snapshot.version > wait.seen && (wait.laps > MOST_LAPS || snapshot.fresh(now)) {
+        if snapshot.version > wait.seen
+            && (snapshot.fresh(now) || wait.laps > MOST_LAPS && snapshot.alive(now))
+        {
             return self.serve(r, c, snapshot);
         }
         wait.began = self.replicas[r].air.is_none();

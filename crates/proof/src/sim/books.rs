@@ -49,6 +49,7 @@ pub(super) struct Send {
     pub(super) granted: Option<u32>,
     pub(super) refused: bool,
     pub(super) fate: Fate,
+    pub(super) committed: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

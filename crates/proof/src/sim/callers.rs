@@ -73,9 +73,6 @@ impl World {
                     book.forced = (hour, 0);
                 }
                 book.forced.1 += 1;
-                if question == Question::Rejected {
-                    book.rejected = Some(now);
-                }
             }
             asked.grant = Some(grant);
         }
@@ -85,6 +82,12 @@ impl World {
         let due = now + waits * wait + 8 * SLOWEST_STORE;
         books.lives[process.number].waiting.insert(asked.call, due);
         asked
+    }
+
+    /// The API has refused a token: from now on nothing is left of it to lose.
+    fn rejected(&self, token: &Token) {
+        let (family, _) = read_token(token.secret().expose()).expect("a token of ours");
+        self.books().families[family].rejected = Some(self.now());
     }
 
     fn answered_call(
@@ -243,6 +246,7 @@ pub(super) async fn call(
             Question::Rejected => {
                 let resolved = vault.resolve(key).await?;
                 let token = vault.token(key).await?;
+                world.rejected(&token);
                 vault.rejected(&resolved, &token, vault.config().wait).await
             }
         }

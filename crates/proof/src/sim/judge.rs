@@ -15,7 +15,7 @@ use tokenward_testkit::sandbox::ledger::{AccessId, Decision, RefreshId, Refusal,
 
 use super::{
     books::{Books, FamilyId, Fate, GrantBook, Send, read_token, token_text},
-    scenario::{HOUR, SECOND},
+    scenario::{HOUR, SECOND, SLOWEST_STORE},
     world::World,
 };
 
@@ -90,7 +90,9 @@ impl World {
                     ),
                 ));
             }
-            let alive = books.newest_expiry(family) > now + EXPIRY_SLACK;
+            // The last look before the sending saw what was there when the store read it.
+            let seen = now.saturating_sub(SLOWEST_STORE);
+            let alive = books.newest_expiry(family, seen) > now + EXPIRY_SLACK;
             let rejected = book.rejected.is_some_and(|at| now < at + LONGEST_FLIGHT);
             if terms.rotation == Rotation::Revokes && alive && !rejected && !book.ended {
                 found.push((
@@ -110,6 +112,7 @@ impl World {
             granted: None,
             refused: false,
             fate: Fate::Open,
+            committed: None,
         });
         book.sends.len() - 1
     }
@@ -295,6 +298,7 @@ impl World {
         match found {
             Some(send) if send.fate != Fate::Committed => {
                 send.fate = fate;
+                send.committed = (fate == Fate::Committed).then_some(now);
                 if fate == Fate::Void && own_reauthorization {
                     // Revoking it is right.
                     books.families[family].ended = true;
@@ -446,13 +450,14 @@ impl Books {
         after(self.families[family].failed.get(&life).copied()) || after(self.lives[life].incident)
     }
 
-    /// When the newest access token that was committed ends.
-    fn newest_expiry(&self, family: FamilyId) -> Duration {
+    /// When the newest access token ends of those that had been committed by then.
+    fn newest_expiry(&self, family: FamilyId, then: Duration) -> Duration {
         let book = &self.families[family];
         // The engine counts from the claim, which is at most this much before the sending.
         let ttl = book.family.terms().access_ttl;
         let committed = book.sends.iter().rev().find_map(|send| {
-            let access = send.granted.filter(|_| send.fate == Fate::Committed)?;
+            let committed = send.committed.is_some_and(|at| at <= then);
+            let access = send.granted.filter(|_| committed)?;
             let counted = (send.at + ttl).saturating_sub(OLDEST_CLAIM);
             Some(book.family.access_expiry(AccessId(access))?.min(counted))
         });

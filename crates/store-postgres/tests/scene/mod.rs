@@ -50,6 +50,7 @@ pub(crate) async fn granted(store: &dyn Store, grant: &str) -> GrantRow {
         grant: grant.into(),
         expected: 0,
         fresh: FreshGrant {
+            counted_from: None,
             sealed: b"v1".to_vec(),
             expires_in: None,
             lifetime: None,

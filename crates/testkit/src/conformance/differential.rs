@@ -256,6 +256,7 @@ async fn apply(store: &dyn Store, name: &str, row: &mut GrantRow, verb: Verb) {
         }
         Verb::Authorize { expected, fresh } => {
             let fresh = FreshGrant {
+                counted_from: None,
                 sealed: fresh.sealed,
                 expires_in: fresh.expires_in,
                 lifetime: fresh.lifetime,

@@ -63,6 +63,7 @@ pub(super) fn key(consumer: &str) -> ConnectionKey {
 
 pub(super) fn fresh(sealed: &str) -> FreshGrant {
     FreshGrant {
+        counted_from: None,
         sealed: sealed.into(),
         expires_in: Some(HOUR),
         lifetime: Some(HOUR),

@@ -72,3 +72,24 @@ async fn a_refresh_that_outlives_its_copy_is_seen_by_those_who_ask_the_new_one()
     assert_eq!(world.token().await.unwrap(), "at-2");
     assert_eq!(world.refreshes(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_token_that_has_died_meanwhile_is_served_to_nobody() {
+    let world = World::new("refused").await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    world.pass(700).await;
+    // Another process's refresh, unheard of here until it is over; then the provider is away.
+    let other = world.other().await;
+    assert_eq!(other.token(&world.key).await.unwrap().version(), 2);
+    world.pass(700).await;
+    *lock(&world.provider.acts) = (0..9).map(|_| Act::NotSent).collect();
+    let answer = world.token().await;
+    assert!(
+        matches!(answer, Err(TokenError::Failed { .. })),
+        "{answer:?}"
+    );
+    assert!(lock(&world.provider.acts).len() < 7, "it was tried again");
+    lock(&world.provider.acts).clear();
+    world.pass(60).await;
+    assert_eq!(world.token().await.unwrap(), "at-3");
+}
