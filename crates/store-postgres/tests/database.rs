@@ -321,6 +321,36 @@ async fn connections_stay_within_the_pool_while_many_wait() {
     );
 }
 
+/// The file of a server that was killed says that it is ready, and its sessions may outlive it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_killed_is_back_when_it_says_so() {
+    let mut cluster = cluster(&[]);
+    for _ in 0..5 {
+        let mut session = JoinSet::new();
+        let (client, connection) = tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        session.spawn(async move {
+            tokio::select! {
+                ended = connection => ended.is_err(),
+                slept = client.batch_execute("SELECT pg_sleep(0.2)") => slept.is_err(),
+            }
+        });
+        while cluster
+            .sql(
+                "vault",
+                "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'",
+            )
+            .unwrap()
+            .is_empty()
+        {}
+        cluster.kill().unwrap();
+        cluster.resume().unwrap();
+        assert_eq!(cluster.sql("vault", "SELECT 1").unwrap(), "1");
+        assert_eq!(session.join_all().await, [true]);
+    }
+}
+
 #[test]
 fn a_cluster_is_gone_when_it_is_dropped() {
     let cluster = cluster(&[]);

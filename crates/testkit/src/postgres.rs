@@ -208,6 +208,8 @@ impl PostgresCluster {
     ///
     /// When it does not become ready, with its log.
     pub fn resume(&mut self) -> io::Result<()> {
+        // A server that was killed has left its file behind, which says that it is ready.
+        let killed = self.pid();
         let log = fs::File::create(self.folder.join("log"))?;
         let mut command = Command::new("sh");
         command
@@ -230,12 +232,13 @@ impl PostgresCluster {
             if child.try_wait()?.is_some() {
                 break;
             }
-            if self.ready() {
+            if self.pid() != killed && self.ready() {
                 self.running = Some(child);
                 return Ok(());
             }
-            // One that was killed may hold its memory for a moment: the server gives up at once.
-            if self.pid().is_none() && self.log().contains("is still in use") {
+            // The sessions of one that was killed may hold its memory for a moment: the new server
+            // gives up at once.
+            if self.pid() == killed && self.log().contains("is still in use") {
                 sleep(Duration::from_millis(200));
                 drop(child.stdin.take());
                 child.wait()?;
