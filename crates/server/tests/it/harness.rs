@@ -54,13 +54,18 @@ impl Database {
         let cluster = PostgresCluster::start_with(&["fsync=off"], None).unwrap();
         let proxy = Proxy::start(&cluster.socket()).await.unwrap();
         Self {
-            // The server trusts everybody; the password is there to be looked for in the logs.
-            url: cluster
-                .url_at(proxy.address())
-                .replace("tokenward@", &format!("tokenward:{DATABASE_PASSWORD}@")),
+            url: url_at(&cluster, &proxy),
             cluster: Mutex::new(cluster),
             proxy,
         }
+    }
+
+    /// Another wire to it, for a replica that is to be cut off alone, and the URL at its end.
+    pub(crate) async fn wire(&self) -> (Proxy, String) {
+        let socket = self.cluster.lock().unwrap().socket();
+        let proxy = Proxy::start(&socket).await.unwrap();
+        let url = url_at(&self.cluster.lock().unwrap(), &proxy);
+        (proxy, url)
     }
 
     /// Ends the server without a word to anybody, and starts it again.
@@ -73,6 +78,13 @@ impl Database {
     pub(crate) fn sql(&self, sql: &str) -> String {
         self.cluster.lock().unwrap().sql("vault", sql).unwrap()
     }
+}
+
+/// The server trusts everybody; the password is there to be looked for in the logs.
+fn url_at(cluster: &PostgresCluster, proxy: &Proxy) -> String {
+    let with_password = format!("tokenward:{DATABASE_PASSWORD}@");
+    let url = cluster.url_at(proxy.address());
+    url.replace("tokenward@", &with_password)
 }
 
 impl TestVault {

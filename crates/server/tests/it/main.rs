@@ -14,6 +14,7 @@ mod gateway;
 mod harness;
 mod migrate;
 mod oidc_provider;
+mod oidc_replicas;
 mod redaction;
 mod replicas;
 mod vault_api;
