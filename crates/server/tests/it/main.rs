@@ -7,6 +7,7 @@
 
 mod chaos;
 mod cli;
+mod connections;
 mod crash;
 mod demo;
 mod docs;
