@@ -1,6 +1,82 @@
 //! What happens without a caller.
 
 use super::*;
+use crate::observe::FlightOutcome;
+
+/// Grants whatever is asked for, to any number of grants.
+#[derive(Debug)]
+struct Generous {
+    clock: Arc<dyn Clock>,
+    granted: AtomicUsize,
+}
+
+#[async_trait]
+impl Transport for Generous {
+    async fn exchange(&self, _: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
+        self.clock.sleep(Duration::from_millis(200)).await;
+        let number = self.granted.fetch_add(1, Ordering::SeqCst);
+        let body = format!(
+            r#"{{"access_token":"new-{number}","refresh_token":"next-{number}","expires_in":600}}"#
+        );
+        Ok(Answer {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: body.into(),
+        })
+    }
+}
+
+/// Counts flights, and those that refreshed.
+#[derive(Debug, Default)]
+struct Tally {
+    flights: AtomicUsize,
+    refreshed: AtomicUsize,
+}
+
+impl Tally {
+    fn counts(&self) -> (usize, usize) {
+        let count = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+        (count(&self.flights), count(&self.refreshed))
+    }
+}
+
+impl Observer for Tally {
+    fn observe(&self, signal: &Signal<'_>) {
+        if let Signal::FlightEnded { outcome, .. } = signal {
+            self.flights.fetch_add(1, Ordering::SeqCst);
+            let refreshed = *outcome == FlightOutcome::Refreshed;
+            self.refreshed
+                .fetch_add(usize::from(refreshed), Ordering::SeqCst);
+        }
+    }
+}
+
+/// Two processes on one store, and so many idle grants that want keeping alive now.
+async fn two_and_idle(idle: usize) -> (World, [(Vault, Arc<Tally>); 2]) {
+    let world = World::new("revokes").await;
+    let provider = Arc::new(Generous {
+        clock: world.clock.clone(),
+        granted: AtomicUsize::new(0),
+    });
+    let process = async |seed| {
+        let tally = Arc::new(Tally::default());
+        let parts = VaultParts {
+            transport: provider.clone(),
+            observer: tally.clone(),
+            chance: Arc::new(SeededChance::new(seed)),
+            ..world.parts()
+        };
+        (Vault::open(parts).await.unwrap(), tally)
+    };
+    let both = [process(2).await, process(3).await];
+    // The world's own is one of them.
+    for number in 1..idle {
+        let key = ConnectionKey::new("app", format!("idle-{number}"), "crm", "acme");
+        world.import(&key, &format!("of-{number}")).await;
+    }
+    world.pass(9000).await;
+    (world, both)
+}
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_grant_is_kept_alive() {
@@ -78,4 +154,33 @@ async fn the_next_try_after_a_failure_needs_no_caller() {
     world.pass(3).await;
     assert_eq!(world.refreshes(), 1);
     assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_share_the_idle_grants_and_rarely_want_the_same_one() {
+    const IDLE: usize = 120;
+    let (world, [(one, by_one), (two, by_two)]) = two_and_idle(IDLE).await;
+    // In the same moment: what is due is the same for both.
+    one.start_upkeep();
+    two.start_upkeep();
+    world.pass(200).await;
+    let ((one, by_one), (two, by_two)) = (by_one.counts(), by_two.counts());
+    assert_eq!(by_one + by_two, IDLE);
+    assert!(by_one > IDLE / 4 && by_two > IDLE / 4, "{by_one}, {by_two}");
+    let wasted = one + two - IDLE;
+    assert!(wasted <= IDLE / 10, "{wasted} flights found others at it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_grants_of_a_process_that_ends_are_kept_alive_by_the_others() {
+    const IDLE: usize = 120;
+    let (world, [(one, by_one), (two, by_two)]) = two_and_idle(IDLE).await;
+    one.start_upkeep();
+    two.start_upkeep();
+    world.pass(1).await;
+    assert!(two.drain(Duration::from_secs(5)).await);
+    let (_, by_two) = by_two.counts();
+    assert!(by_two > 0 && by_two < IDLE / 2);
+    world.pass(200).await;
+    assert_eq!(by_one.counts().1 + by_two, IDLE);
 }
