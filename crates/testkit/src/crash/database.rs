@@ -27,6 +27,8 @@ pub struct DatabaseBooks {
     pub cuts: u64,
     /// Nobody could connect for a while.
     pub outages: u64,
+    /// Nothing came or went for a while, and nobody was told.
+    pub holes: u64,
     /// Stopped in good order, and started again.
     pub restarts: u64,
     /// Killed, and started again.
@@ -94,6 +96,13 @@ impl Database {
                     lock(&self.books).outages += 1;
                     self.proxy.close();
                     tokio::time::sleep(Duration::from_millis(1200).mul_f64(chance.fraction()))
+                        .await;
+                    self.proxy.mend();
+                }
+                4 => {
+                    lock(&self.books).holes += 1;
+                    self.proxy.swallow();
+                    tokio::time::sleep(Duration::from_millis(2500).mul_f64(chance.fraction()))
                         .await;
                     self.proxy.mend();
                 }

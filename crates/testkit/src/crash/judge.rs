@@ -12,6 +12,7 @@ use std::{
 
 use serde::Serialize;
 
+use super::uses::{Use, uses};
 use crate::sandbox::{AccessId, EventKind, GrantId, RefreshId, Rotation, TimelineEvent};
 
 /// Events of two sources are not ordered more finely than this.
@@ -101,23 +102,6 @@ pub struct Tally {
     pub refused: u64,
 }
 
-/// A use of a refresh token.
-#[derive(Clone, Debug)]
-struct Use {
-    request: u64,
-    presented: Option<RefreshId>,
-    via: String,
-    seen: u64,
-    /// Answered or dropped.
-    closed: Option<u64>,
-    granted: Option<u64>,
-    access: Option<AccessId>,
-    issued: Option<RefreshId>,
-    lost: Option<u64>,
-    refused: bool,
-    fault: Option<String>,
-}
-
 /// Why an answer did not become a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
@@ -148,52 +132,6 @@ pub fn judge(evidence: &Evidence) -> (Tally, Vec<Violation>) {
     (court.tally, court.violations)
 }
 
-/// The refresh requests by grant, in order of arrival.
-fn uses(events: &[TimelineEvent]) -> BTreeMap<GrantId, Vec<Use>> {
-    let mut uses: BTreeMap<GrantId, Vec<Use>> = BTreeMap::new();
-    // Where each request stands, so that later events find it.
-    let mut index = BTreeMap::new();
-    for event in events {
-        let (Some(request), Some(grant)) = (event.request, event.grant) else {
-            continue;
-        };
-        let list = uses.entry(grant).or_default();
-        if event.kind == EventKind::Seen {
-            index.insert(request, list.len());
-            list.push(Use {
-                request,
-                presented: event.token,
-                via: event.via.clone().unwrap_or_default(),
-                seen: event.at_ms,
-                closed: None,
-                granted: None,
-                access: None,
-                issued: None,
-                lost: None,
-                refused: false,
-                fault: None,
-            });
-            continue;
-        }
-        let Some(used) = index.get(&request).and_then(|at| list.get_mut(*at)) else {
-            continue;
-        };
-        match event.kind {
-            EventKind::Granted => {
-                used.granted = Some(event.at_ms);
-                used.access = event.access;
-                used.issued = event.issued;
-            }
-            EventKind::Lost => used.lost = Some(event.at_ms),
-            EventKind::Refused => used.refused = true,
-            EventKind::Fault => used.fault.clone_from(&event.note),
-            EventKind::Answered | EventKind::Dropped => used.closed = Some(event.at_ms),
-            _ => {}
-        }
-    }
-    uses
-}
-
 struct Court<'a> {
     evidence: &'a Evidence,
     tally: Tally,
@@ -212,7 +150,7 @@ impl Court<'_> {
     fn place(&mut self, place: &Place, all: &BTreeMap<GrantId, Vec<Use>>) {
         let imports = place.families.len() as u64;
         let by_refresh = place.version.saturating_sub(imports);
-        let mut committed = 0;
+        let (mut committed, mut unused) = (0, Vec::new());
         for family in &place.families {
             let uses = all.get(family).map_or(&[][..], Vec::as_slice);
             self.tally.granted += uses.iter().filter(|used| used.granted.is_some()).count() as u64;
@@ -221,10 +159,20 @@ impl Court<'_> {
             committed += if place.rotation == Rotation::Never {
                 self.add_up_unrotated(place, *family, uses, &losses, by_refresh)
             } else {
-                self.follow_chain(place, *family, uses, &losses)
+                let (links, saved) = self.follow_chain(place, *family, uses, &losses);
+                unused.extend(saved);
+                links
             };
             self.repetitions(place, *family, uses, &losses);
             self.refusals(place, *family, uses, &losses);
+        }
+        // The vault's number tells which of them were saved.
+        for loss in unused {
+            if committed < by_refresh {
+                committed += 1;
+            } else {
+                self.count_loss(loss);
+            }
         }
         self.tally.committed += by_refresh;
         if committed != by_refresh {
@@ -282,14 +230,15 @@ impl Court<'_> {
         }
     }
 
-    /// Follows the refresh tokens: only one that was committed is ever presented.
+    /// Follows the refresh tokens: only one that was committed is ever presented. Beside the
+    /// steps: an answer that may have been one more.
     fn follow_chain(
         &mut self,
         place: &Place,
         family: GrantId,
         uses: &[Use],
         losses: &[Option<Loss>],
-    ) -> u64 {
+    ) -> (u64, Option<Loss>) {
         let mut kept: BTreeSet<RefreshId> = uses.iter().filter_map(|used| used.presented).collect();
         if let Some((_, access)) = place.end.filter(|(grant, _)| *grant == family) {
             kept.extend(
@@ -313,11 +262,19 @@ impl Court<'_> {
             links.insert(child.request);
             current = child.issued.unwrap_or(current);
         }
+        let mut unused = None;
         for (used, loss) in uses.iter().zip(losses) {
             if used.granted.is_none() || links.contains(&used.request) {
                 continue;
             }
             match loss {
+                Some(loss)
+                    if unused.is_none()
+                        && used.presented == Some(current)
+                        && self.may_be_saved(place, family, used, *loss, uses) =>
+                {
+                    unused = Some(*loss);
+                }
                 Some(loss) => self.count_loss(*loss),
                 None => {
                     let what = format!(
@@ -328,7 +285,29 @@ impl Court<'_> {
                 }
             }
         }
-        links.len() as u64
+        (links.len() as u64, unused)
+    }
+
+    /// Whether an answer may have been saved although nobody ever presented what was in it: a
+    /// person authorized anew, and its process had lived on after the last use of the token that it
+    /// replaces.
+    fn may_be_saved(
+        &self,
+        place: &Place,
+        family: GrantId,
+        used: &Use,
+        loss: Loss,
+        uses: &[Use],
+    ) -> bool {
+        let same = uses
+            .iter()
+            .filter(|other| other.presented == used.presented);
+        let last = same.map(|other| other.seen).max().unwrap_or_default();
+        let life = self.evidence.lives.get(&used.via);
+        let killed = life.and_then(|life| life.killed);
+        place.families.last() != Some(&family)
+            && !matches!(loss, Loss::AtProvider(_))
+            && killed.is_none_or(|killed| killed >= last)
     }
 
     /// Without rotation no answer can be recognised: only the numbers can be compared.

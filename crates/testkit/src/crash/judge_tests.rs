@@ -235,3 +235,32 @@ fn a_revoked_family_refuses_what_a_stopped_owner_brought_home() {
     story.then(EventKind::Answered, last, 4601);
     assert_eq!(story.is_fine().refused, 2);
 }
+
+/// A stopped owner's answer that is saved when the grant was found dead, in the moment before a
+/// new authorization takes its place.
+#[test]
+fn an_answer_that_was_saved_and_never_used_is_committed() {
+    let mut story = Story::new(Rotation::Revokes, 3);
+    let slow = story.seen(1000, "a", 0);
+    story.granted(slow, 1001);
+    story.then(EventKind::Answered, slow, 1002);
+    let life = story.evidence.lives.entry("a".to_owned()).or_default();
+    life.stopped.push((1000, 4900));
+    let again = story.seen(5100, "b", 0);
+    story.then(EventKind::Refused, again, 5101);
+    story.then(EventKind::Answered, again, 5101);
+    story.kill("a", 5300);
+    story.is_accused("tell of 0 committed refreshes, the vault of 2");
+    // Two imports: one version more than those is the answer's.
+    story.evidence.places[0].families.push(GrantId(2));
+    let tally = story.is_fine();
+    assert_eq!((tally.committed, tally.superseded), (1, 0));
+    // Without that version, it was not saved.
+    story.evidence.places[0].version = 2;
+    let tally = story.is_fine();
+    assert_eq!((tally.committed, tally.superseded), (0, 1));
+    // Nor can it have been by a process that was dead when the token was used again.
+    story.evidence.places[0].version = 3;
+    story.kill("a", 5000);
+    story.is_accused("tell of 0 committed refreshes, the vault of 1");
+}

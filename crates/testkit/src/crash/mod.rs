@@ -20,6 +20,7 @@ mod fleet;
 pub mod judge;
 mod report;
 mod run;
+mod uses;
 mod world;
 
 pub use self::{

@@ -73,8 +73,8 @@ impl fmt::Display for Report {
         if let Some(database) = &self.database {
             writeln!(
                 f,
-                "  database  {} times all connections cut, {} outages, {} restarts, {} kills",
-                database.cuts, database.outages, database.restarts, database.kills
+                "  database  {} times all connections cut, {} outages, {} silences, {} restarts, {} kills",
+                database.cuts, database.outages, database.holes, database.restarts, database.kills
             )?;
         }
         for (moment, count) in &chaos.moments {
