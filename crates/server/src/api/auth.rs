@@ -18,6 +18,11 @@ use super::error::ApiError;
 /// How long a key that was found is believed without another look: a revoked key works for this
 /// much longer, at most, in other processes.
 const BELIEVED: Duration = Duration::from_secs(1);
+/// How long a key that was found goes on being believed while the store does not answer: a database
+/// that is restarted or cut off is no reason to refuse those who are known.
+const BELIEVED_ALONE: Duration = Duration::from_secs(300);
+/// How long a store is waited for in such a case.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// An authenticated caller.
 #[derive(Clone, Debug)]
@@ -50,6 +55,8 @@ pub struct Keys {
 #[derive(Clone)]
 struct Known {
     application: ApplicationId,
+    /// When it was last found.
+    found: Moment,
     until: Moment,
 }
 
@@ -125,25 +132,45 @@ impl Keys {
 
     async fn look_up(&self, digest: [u8; 32]) -> Result<ApplicationId, ApiError> {
         let now = self.clock.now();
-        let found = self
-            .store
-            .key_by_digest(&digest)
-            .await
-            .map_err(|error| ApiError::store(&error.0))?;
-        match found.filter(|found| bool::from(found.digest.ct_eq(&digest))) {
-            Some(found) => {
-                let known = Known {
-                    application: found.application.clone(),
-                    until: now + BELIEVED,
+        let known = self.known.pin().get(&digest).cloned();
+        let asked = self.store.key_by_digest(&digest);
+        let found = match known.filter(|known| now < known.found + BELIEVED_ALONE) {
+            None => asked.await,
+            Some(known) => {
+                let answer = tokio::select! {
+                    biased;
+                    answer = asked => answer.ok(),
+                    () = self.clock.sleep(PROMPT) => None,
                 };
-                self.known.pin().insert(digest, known);
-                Ok(found.application)
+                match answer {
+                    Some(found) => Ok(found),
+                    None => return Ok(self.believe(digest, known.application, known.found)),
+                }
             }
+        };
+        let found = found.map_err(|error| ApiError::store(&error.0))?;
+        match found.filter(|found| bool::from(found.digest.ct_eq(&digest))) {
+            Some(found) => Ok(self.believe(digest, found.application, now)),
             None => {
                 self.known.pin().remove(&digest);
                 Err(ApiError::unauthorized("Invalid Authorization Token"))
             }
         }
+    }
+
+    fn believe(
+        &self,
+        digest: [u8; 32],
+        application: ApplicationId,
+        found: Moment,
+    ) -> ApplicationId {
+        let known = Known {
+            application: application.clone(),
+            found,
+            until: self.clock.now() + BELIEVED,
+        };
+        self.known.pin().insert(digest, known);
+        application
     }
 }
 

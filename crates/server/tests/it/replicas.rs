@@ -6,7 +6,9 @@ use http::Method;
 use tempfile::TempDir;
 use tokenward_testkit::sandbox::{Rotation, Sandbox, SandboxConfig};
 
-use crate::harness::{DATABASE_PASSWORD, HOUR, REVOKES, Server, TestVault, all_at_once, said};
+use crate::harness::{
+    APP, CONSUMER, DATABASE_PASSWORD, HOUR, REVOKES, Server, TestVault, all_at_once, said,
+};
 
 /// A vault on PostgreSQL whose only token has run out; the provider punishes every repetition.
 async fn world(latency: Duration) -> (Sandbox, TestVault) {
@@ -109,6 +111,43 @@ async fn replicas_hear_of_each_others_refreshes() {
         assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
     }
     assert_eq!(sandbox.books().total.refresh_requests, 2);
+}
+
+/// With the database away, who is known is served what is in memory; for the rest it is waited,
+/// and a key that was taken away meanwhile is refused as soon as the database says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn fresh_tokens_are_served_while_the_database_is_away() {
+    let (sandbox, vault) = world(Duration::ZERO).await;
+    let server = vault.serve(&[]).await;
+    assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
+    let stranger = server
+        .bare(Method::GET, "/proxy")
+        .header("authorization", "Bearer tw_of-nobody")
+        .header("x-apideck-app-id", APP)
+        .header("x-apideck-consumer-id", CONSUMER)
+        .header("x-apideck-service-id", "sandbox")
+        .header("x-apideck-downstream-url", "/x");
+    let database = vault.database.as_ref().unwrap();
+    database.proxy.close();
+    let known = async {
+        // Longer than a key is believed without a look at the database.
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let answer = server.proxy(Method::GET, "/x").send().await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    };
+    let (refused, ()) = tokio::join!(stranger.send(), known);
+    refused.error(503, "ServiceUnavailableError");
+    assert!(refused.headers.contains_key("retry-after"));
+    refreshed_once(&sandbox);
+
+    database.sql("DELETE FROM tokenward.api_keys");
+    assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
+    database.proxy.mend();
+    while server.proxy(Method::GET, "/x").send().await.status != 401 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Replicas on several machines have no folder in common: a key of their own would open nothing.
