@@ -295,14 +295,15 @@ async fn connections_stay_within_the_pool_while_many_wait() {
         .unwrap()
         .connections(POOL);
     let store = Arc::new(PostgresStore::open(options).await.unwrap());
-    for number in 0..20 {
+    // Few want the same one: who loses a race tries again, and this is not about races.
+    for number in 0..100 {
         granted(&*store, &format!("g{number}")).await;
     }
     let mut callers = JoinSet::new();
     for number in 0..400 {
         let store = store.clone();
         callers.spawn(async move {
-            let grant = format!("g{}", number % 20);
+            let grant = format!("g{}", number % 100);
             store.claim(claiming(&grant, 1, "p")).await.unwrap();
             store.extend(&grant.as_str().into(), 1, HOUR).await.unwrap();
         });
@@ -321,7 +322,7 @@ async fn connections_stay_within_the_pool_while_many_wait() {
     );
 }
 
-/// The file of a server that was killed says that it is ready, and its sessions may outlive it.
+/// The file that a killed server leaves behind says that it is ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_was_killed_is_back_when_it_says_so() {
     let mut cluster = cluster(&[]);
@@ -333,7 +334,7 @@ async fn a_cluster_that_was_killed_is_back_when_it_says_so() {
         session.spawn(async move {
             tokio::select! {
                 ended = connection => ended.is_err(),
-                slept = client.batch_execute("SELECT pg_sleep(0.2)") => slept.is_err(),
+                slept = client.batch_execute("SELECT pg_sleep(3600)") => slept.is_err(),
             }
         });
         while cluster
