@@ -9,7 +9,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +57,8 @@ struct Inner {
     target: Target,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Client>>,
+    /// Statements that were answered.
+    answered: AtomicU64,
     /// What drives the connections, and transactions to their end.
     tasks: TaskTracker,
 }
@@ -76,6 +78,7 @@ impl Pool {
             target,
             permits: Arc::new(Semaphore::new(connections)),
             idle: Mutex::default(),
+            answered: AtomicU64::new(0),
             tasks: TaskTracker::new(),
         }))
     }
@@ -129,32 +132,45 @@ impl Pool {
     }
 
     /// Tries until it succeeds, is refused, or [`PATIENCE`] ends. A verb that is not `repeatable`
-    /// is not tried again once it may have taken effect.
+    /// is not tried again once it may have taken effect. The time in line for a connection does not
+    /// count while the database answers those who are before us.
     pub(crate) async fn patiently<T, A: Future<Output = Outcome<T>>>(
         &self,
         repeatable: bool,
         attempt: impl Fn() -> A,
     ) -> StoreResult<T> {
-        let mut last = None;
+        let last = Mutex::new(None);
+        let failed = || last.lock().unwrap_or_else(PoisonError::into_inner);
         let trying = async {
             let mut pause = Duration::from_millis(5);
             loop {
                 match attempt().await {
                     Err(fault) if fault.passes(repeatable) => {
+                        let contended = matches!(fault, Fault::Contended);
+                        *failed() = Some(fault);
                         // Who lost a race may try at once; a database that is away needs time.
-                        if !matches!(fault, Fault::Contended) {
+                        if !contended {
                             sleep(pause).await;
                             pause = (pause * 2).min(Duration::from_millis(500));
                         }
-                        last = Some(fault);
                     }
                     done => return done,
                 }
             }
         };
-        match timeout(PATIENCE, trying).await {
-            Ok(done) => done.map_err(StoreError::from),
-            Err(_) => Err(last.map_or_else(no_answer, StoreError::from)),
+        tokio::pin!(trying);
+        loop {
+            let answered = self.0.answered.load(Ordering::Relaxed);
+            if let Ok(done) = timeout(PATIENCE, &mut trying).await {
+                return done.map_err(StoreError::from);
+            }
+            match failed().take() {
+                Some(fault) => return Err(fault.into()),
+                None if answered == self.0.answered.load(Ordering::Relaxed) => {
+                    return Err(no_answer());
+                }
+                None => {}
+            }
         }
     }
 }
@@ -182,7 +198,10 @@ impl Lease {
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Outcome<T> {
         let fault = match timeout(STATEMENT, answer).await {
-            Ok(Ok(value)) => return Ok(value),
+            Ok(Ok(value)) => {
+                self.pool.0.answered.fetch_add(1, Ordering::Relaxed);
+                return Ok(value);
+            }
             Ok(Err(error)) => Fault::of_statement(&error),
             Err(_) => Fault::Lost("PostgreSQL did not answer in time".to_owned()),
         };

@@ -322,6 +322,36 @@ async fn connections_stay_within_the_pool_while_many_wait() {
     );
 }
 
+/// Thousands may want a refresh at once. The last in line waits longer than the database may be
+/// away, and is served all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_line_is_not_taken_for_a_database_that_is_away() {
+    const MANY: usize = 30;
+    let cluster = cluster(&[]);
+    let options = PostgresOptions::parse(&cluster.url()).unwrap();
+    let store = PostgresStore::open(options.connections(1)).await.unwrap();
+    let store = Arc::new(store);
+    for number in 0..MANY {
+        granted(&*store, &format!("g{number}")).await;
+    }
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+            AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END';
+        CREATE TRIGGER slow BEFORE UPDATE ON tokenward.grants
+            FOR EACH ROW EXECUTE FUNCTION slow()";
+    cluster.sql("vault", slow).unwrap();
+    let mut callers = JoinSet::new();
+    for number in 0..MANY {
+        let store = store.clone();
+        callers.spawn(async move {
+            let claim = store.claim(claiming(&format!("g{number}"), 1, "p"));
+            claim.await.map(|_| ())
+        });
+    }
+    for served in callers.join_all().await {
+        assert_eq!(served, Ok(()));
+    }
+}
+
 /// The file that a killed server leaves behind says that it is ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_was_killed_is_back_when_it_says_so() {
