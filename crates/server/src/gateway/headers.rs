@@ -112,7 +112,8 @@ impl Directions {
                 }
             } else if name == CONNECTION {
                 named.note(&value);
-            } else if !(is_hop_by_hop(name.as_str()) || stays(name.as_str())) {
+            } else if !(is_hop_by_hop(name.as_str().as_bytes()) || stays(name.as_str().as_bytes()))
+            {
                 onward.append(name, value);
             }
         }
@@ -172,32 +173,33 @@ impl Directions {
 }
 
 /// Whether a header belongs to the connection by its own nature; others are named by `Connection`.
-pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+pub(crate) fn is_hop_by_hop(name: &[u8]) -> bool {
     matches!(
         name,
-        "te" | "transfer-encoding"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "trailer"
-            | "upgrade"
+        b"te"
+            | b"transfer-encoding"
+            | b"keep-alive"
+            | b"proxy-authenticate"
+            | b"proxy-authorization"
+            | b"proxy-connection"
+            | b"trailer"
+            | b"upgrade"
     )
 }
 
 /// Whether a request's header is for the gateway alone, or is made anew.
-pub(crate) fn stays(name: &str) -> bool {
-    matches!(name, "content-length" | "host" | "cookie")
+pub(crate) fn stays(name: &[u8]) -> bool {
+    matches!(name, b"content-length" | b"host" | b"cookie")
 }
 
 /// A header's name as this module compares it; one that is longer than all that it knows is empty.
-pub(crate) fn lower<'a>(name: &str, room: &'a mut [u8; 32]) -> &'a str {
+pub(crate) fn lower<'a>(name: &str, room: &'a mut [u8; 32]) -> &'a [u8] {
     let Some(room) = room.get_mut(..name.len()) else {
-        return "";
+        return b"";
     };
     room.copy_from_slice(name.as_bytes());
     room.make_ascii_lowercase();
-    std::str::from_utf8(room).unwrap_or_default()
+    room
 }
 
 /// The headers that `Connection` names.
@@ -260,7 +262,7 @@ pub(super) fn write_finished(
     for header in headers {
         let name = lower(header.name, room);
         match name {
-            "connection" => {
+            b"connection" => {
                 let plain: [&[u8]; 2] = [b"keep-alive", b"close"];
                 if plain
                     .iter()
@@ -270,13 +272,16 @@ pub(super) fn write_finished(
                 }
                 return false;
             }
-            "content-length" if std::mem::replace(&mut measured, true) => return false,
-            "date" => dated = true,
+            b"content-length" if std::mem::replace(&mut measured, true) => return false,
+            b"date" => dated = true,
             // The gateway writes its own.
-            _ if LIMITS.contains(&name) => return false,
+            _ if LIMITS.iter().any(|ours| ours.as_bytes() == name) => return false,
             _ => {}
         }
-        if is_hop_by_hop(name) || name == DOWNSTREAM_ERROR.as_str() || name == REQUEST_ID.as_str() {
+        if is_hop_by_hop(name)
+            || name == DOWNSTREAM_ERROR.as_str().as_bytes()
+            || name == REQUEST_ID.as_str().as_bytes()
+        {
             continue;
         }
         if let Some((which, rank)) = limit(name)
@@ -310,9 +315,9 @@ pub(super) fn finish(headers: &mut HeaderMap, status: StatusCode) {
         if name == CONNECTION {
             named.note(value);
             connection.push(name.clone());
-        } else if is_hop_by_hop(name.as_str()) || name == DOWNSTREAM_ERROR {
+        } else if is_hop_by_hop(name.as_str().as_bytes()) || name == DOWNSTREAM_ERROR {
             connection.push(name.clone());
-        } else if let Some((which, rank)) = limit(name.as_str())
+        } else if let Some((which, rank)) = limit(name.as_str().as_bytes())
             && limits[which].as_ref().is_none_or(|(best, _)| rank < *best)
         {
             limits[which] = Some((rank, value.clone()));
@@ -339,16 +344,16 @@ const LIMITS: [&str; 3] = [
 ];
 
 /// Which of [`LIMITS`] a header of the API stands for, and how far behind other spellings.
-fn limit(name: &str) -> Option<(usize, usize)> {
-    let spellings = ["x-ratelimit-", "ratelimit-", "x-rate-limit-"];
+fn limit(name: &[u8]) -> Option<(usize, usize)> {
+    let spellings = [&b"x-ratelimit-"[..], b"ratelimit-", b"x-rate-limit-"];
     let (rank, what) = spellings
         .iter()
         .enumerate()
-        .find_map(|(rank, spelling)| Some((rank, name.strip_prefix(spelling)?)))?;
+        .find_map(|(rank, spelling)| Some((rank, name.strip_prefix(*spelling)?)))?;
     let which = match what {
-        "limit" => 0,
-        "remaining" => 1,
-        "reset" => 2,
+        b"limit" => 0,
+        b"remaining" => 1,
+        b"reset" => 2,
         _ => return None,
     };
     Some((which, rank))

@@ -62,7 +62,12 @@ pub(super) async fn write(
         };
         let data = match frame {
             None => break,
-            Some(frame) => frame.map_err(io::Error::other)?.into_data(),
+            Some(Ok(frame)) => frame.into_data(),
+            Some(Err(broken)) => {
+                // The caller gets what there was, and sees that it is not all.
+                stream.write_all(out).await?;
+                return Err(io::Error::other(broken));
+            }
         };
         // Trailers are left out, and an empty chunk would be the last.
         let Some(data) = data.ok().filter(|data| !data.is_empty()) else {

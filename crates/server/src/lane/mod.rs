@@ -141,12 +141,21 @@ impl Lane {
     /// Writes what `out` holds, then the body that follows it.
     async fn relay(&mut self, mut relay: Relay, out: &mut BytesMut) -> io::Result<()> {
         // Most bodies are here already, and go with the head.
+        let mut broken = None;
         while out.len() < READ
             && let Some(piece) = relay.ready_piece()
         {
-            out.extend_from_slice(&piece.map_err(io::Error::other)?);
+            match piece {
+                Ok(piece) => out.extend_from_slice(&piece),
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
         }
         self.stream.write_all(out).await?;
+        // The caller got what there was, and sees that it is not all.
+        broken.map_or(Ok(()), |error| Err(io::Error::other(error)))?;
         while let Some(piece) = relay.piece().await {
             let piece = piece.map_err(io::Error::other)?;
             self.stream.write_all(&piece).await?;

@@ -91,11 +91,11 @@ fn body_length(headers: &[httparse::Header<'_>]) -> Option<u64> {
     let mut length = None;
     for header in headers {
         match lower(header.name, room) {
-            "content-length" if length.replace(decimal(header.value)?).is_some() => {
+            b"content-length" if length.replace(decimal(header.value)?).is_some() => {
                 return None;
             }
-            "connection" if !header.value.eq_ignore_ascii_case(b"keep-alive") => return None,
-            "transfer-encoding" | "upgrade" | "expect" | "te" | "trailer" => return None,
+            b"connection" if !header.value.eq_ignore_ascii_case(b"keep-alive") => return None,
+            b"transfer-encoding" | b"upgrade" | b"expect" | b"te" | b"trailer" => return None,
             _ => {}
         }
     }
@@ -113,9 +113,9 @@ impl<'a> Asked<'a> {
         let room = &mut [0; 32];
         for (place, header) in self.headers.iter().enumerate() {
             let name = lower(header.name, room);
-            let slot = match name.strip_prefix(PREFIX) {
+            let slot = match name.strip_prefix(PREFIX.as_bytes()) {
                 Some(ours) => said.slot(ours)?,
-                None if name == "authorization" => &mut said.key,
+                None if name == b"authorization" => &mut said.key,
                 None if name.is_empty()
                     && header.name.len() >= PREFIX.len()
                     && header.name.as_bytes()[..PREFIX.len()]
@@ -124,7 +124,7 @@ impl<'a> Asked<'a> {
                     return None;
                 }
                 None => {
-                    if !(stays(name) || is_hop_by_hop(name) || name == "connection") {
+                    if !(stays(name) || is_hop_by_hop(name) || name == b"connection") {
                         onward |= 1 << place;
                     }
                     continue;
@@ -165,13 +165,13 @@ struct Said<'a> {
 
 impl<'a> Said<'a> {
     /// The place of `x-apideck-...`.
-    fn slot(&mut self, name: &str) -> Option<&mut Option<&'a [u8]>> {
+    fn slot(&mut self, name: &[u8]) -> Option<&mut Option<&'a [u8]>> {
         Some(match name {
-            "app-id" => &mut self.application,
-            "consumer-id" => &mut self.consumer,
-            "service-id" => &mut self.service,
-            "unified-api" => &mut self.unified_api,
-            "downstream-url" => &mut self.url,
+            b"app-id" => &mut self.application,
+            b"consumer-id" => &mut self.consumer,
+            b"service-id" => &mut self.service,
+            b"unified-api" => &mut self.unified_api,
+            b"downstream-url" => &mut self.url,
             _ => return None,
         })
     }
