@@ -243,15 +243,26 @@ impl Vault {
     ) -> Result<Arc<Token>, TokenError> {
         let snapshot = resolved.grant.snapshot();
         let now = self.inner.clock.now();
-        if let Some(token) = snapshot.fresh(now) {
-            resolved.grant.note_use();
-            self.inner.observer.observe(&Signal::Served(Served::Fresh));
-            return Ok(token.clone());
+        if let Some(token) = self.fresh_of(&resolved.grant, &snapshot, now) {
+            return Ok(token);
         }
         let seen = snapshot.version;
         drop(snapshot);
         // Boxed, so that those who need not wait carry no room for it.
         Box::pin(self.obtain(&resolved.grant, Need::Stale, seen, now + wait)).await
+    }
+
+    /// The access token if it is fresh: nobody is asked, and nothing waited for.
+    pub fn fresh(&self, resolved: &Resolved) -> Option<Arc<Token>> {
+        let now = self.inner.clock.now();
+        self.fresh_of(&resolved.grant, &resolved.grant.snapshot(), now)
+    }
+
+    fn fresh_of(&self, grant: &GrantEntry, snapshot: &Snapshot, now: Moment) -> Option<Arc<Token>> {
+        let token = snapshot.fresh(now)?;
+        grant.note_use();
+        self.inner.observer.observe(&Signal::Served(Served::Fresh));
+        Some(token.clone())
     }
 
     /// Forces one refresh, whatever the expiry, and answers with the new token. Joins a refresh

@@ -6,7 +6,7 @@
 //! | [`api`] | the vault API in Apideck's wire format |
 //! | [`egress`] | the way out: address rules, the gateway's client, the way to token endpoints |
 //! | [`observe`] | metrics and logs |
-//! | [`listen`], [`serve`] | the accept loop; a server's life from start to drain |
+//! | [`serve`] (`listen`, `lane`) | a server's life from start to drain; the accept loop; HTTP/1.1 without a library |
 //! | [`open`], [`place`] | a vault from command-line options; where its rows lie |
 //! | [`cli`] | the commands |
 //! | [`demo`] | the race, before and after |
@@ -17,7 +17,8 @@ pub mod demo;
 pub mod egress;
 pub mod gateway;
 pub mod import;
-pub mod listen;
+mod lane;
+mod listen;
 pub mod observe;
 pub mod open;
 pub mod place;

@@ -17,19 +17,31 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Version};
+use bytes::{Bytes, BytesMut};
+use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::BoxError;
+
+use crate::{
+    gateway::{CallerBody, GatewayBody},
+    lane::{Lane, Left},
+    serve::Server,
+};
 
 /// For the head of a first or next request to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,7 +49,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Threads that serve connections. They run until this is dropped, also after the last connection
 /// has ended: what requests began (a refresh) may still be under way on them.
 #[derive(Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     workers: Vec<Worker>,
 }
 
@@ -54,22 +66,18 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts `count` workers. `make` is called on each of them, in its runtime, and makes what
-    /// answers its requests. After the listening has ended, requests that are under way may finish
+    /// Starts `count` workers. `make` is called on each of them, in its runtime, and makes the server
+    /// that answers its requests. After the listening has ended, requests that are under way may finish
     /// within `patience`.
     ///
     /// # Errors
     ///
     /// When a thread or its runtime cannot start.
-    pub fn start<M, H, F, B>(count: usize, patience: Duration, make: M) -> io::Result<Self>
-    where
-        M: Fn() -> H + Clone + Send + 'static,
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: Body + Unpin + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub(crate) fn start(
+        count: usize,
+        patience: Duration,
+        make: impl Fn() -> Arc<Server> + Clone + Send + 'static,
+    ) -> io::Result<Self> {
         let worker = |number| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -103,7 +111,7 @@ impl Workers {
 
     /// Accepts connections until `stop`, then lets requests that are under way finish.
     /// `false`: some did not.
-    pub async fn listen(&mut self, listener: TcpListener, stop: CancellationToken) -> bool {
+    pub(crate) async fn listen(&mut self, listener: TcpListener, stop: CancellationToken) -> bool {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -166,19 +174,12 @@ impl Drop for Workers {
 }
 
 /// One worker's connections.
-async fn serve<H, F, B>(
+async fn serve(
     mut given: mpsc::UnboundedReceiver<std::net::TcpStream>,
-    handler: H,
+    server: Arc<Server>,
     open: Arc<AtomicUsize>,
     patience: Duration,
-) -> bool
-where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: Body + Unpin + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+) -> bool {
     let mut http = auto::Builder::new(TokioExecutor::new());
     // Hyper's own timeout would make a timer anew for each request; see `Quiet`.
     http.http1().header_read_timeout(None);
@@ -188,6 +189,7 @@ where
         .keep_alive_interval(Duration::from_secs(60))
         .keep_alive_timeout(Duration::from_secs(20));
     let graceful = GracefulShutdown::new();
+    let closing = CancellationToken::new();
     let connections = TaskTracker::new();
     while let Some(stream) = given.recv().await {
         let leaving = Leaving(open.clone());
@@ -199,38 +201,113 @@ where
             }
         };
         let _ = stream.set_nodelay(true);
-        let handler = handler.clone();
         let quiet = Arc::new(Quiet::new());
-        let requests = quiet.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let busy = requests.begin(request.version());
-            let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await.map(|body| Answer { body, _busy: busy })) }
-        });
-        let connection = http
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .into_owned();
-        let watched = graceful.watch(connection);
+        let lane = Lane {
+            stream,
+            server: server.clone(),
+            quiet: quiet.clone(),
+            closing: closing.clone(),
+        };
+        // The shutdown waits for whoever holds a watcher.
+        let serving = connection(lane, http.clone(), graceful.watcher());
         connections.spawn(async move {
             tokio::select! {
                 biased;
-                // Clients that hang up are no news.
-                _ = watched => {}
+                () = serving => {}
                 () = quiet.too_long() => {}
             }
             drop(leaving);
         });
     }
+    closing.cancel();
     tokio::time::timeout(patience, graceful.shutdown())
         .await
         .is_ok()
+}
+
+/// One connection: in the lane as long as it can be, then by the library.
+async fn connection(mut lane: Lane, http: auto::Builder<TokioExecutor>, watcher: Watcher) {
+    let Left::ToLibrary(read) = lane.run().await else {
+        return;
+    };
+    let Lane {
+        stream,
+        server,
+        quiet,
+        ..
+    } = lane;
+    let service = service_fn(move |request: Request<Incoming>| {
+        let busy = quiet.begin(request.version());
+        let response = server
+            .clone()
+            .answer(request.map(CallerBody::Incoming), None);
+        async move { Ok::<_, Infallible>(response.await.map(|body| Answer { body, _busy: busy })) }
+    });
+    let io = TokioIo::new(Continued { read, stream });
+    let serving = http
+        .serve_connection_with_upgrades(io, service)
+        .into_owned();
+    // Clients that hang up are no news.
+    let _ = Box::pin(watcher.watch(serving)).await;
+}
+
+/// A connection of which something was read already.
+#[derive(Debug)]
+struct Continued {
+    read: BytesMut,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Continued {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, into);
+        }
+        let count = self.read.len().min(into.remaining());
+        into.put_slice(&self.read.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Continued {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 /// Whether a connection has nothing to do, and since when: one on which no request comes is
 /// closed. What a request does for it is to count; the one timer of a connection is looked at only
 /// when it fires.
 #[derive(Debug)]
-struct Quiet {
+pub(crate) struct Quiet {
     /// Requests that are not answered to the end.
     requests: AtomicUsize,
     /// When the last of them was, in milliseconds since `start`.
@@ -254,7 +331,7 @@ impl Quiet {
         }
     }
 
-    fn begin(self: &Arc<Self>, version: Version) -> Busy {
+    pub(crate) fn begin(self: &Arc<Self>, version: Version) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             self.pings.store(true, Ordering::Relaxed);
@@ -289,7 +366,7 @@ impl Quiet {
 
 /// A request that is not answered to the end.
 #[derive(Debug)]
-struct Busy(Arc<Quiet>);
+pub(crate) struct Busy(Arc<Quiet>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -299,19 +376,19 @@ impl Drop for Busy {
 
 /// A response's body, whose end is the request's.
 #[derive(Debug)]
-struct Answer<B> {
-    body: B,
+struct Answer {
+    body: GatewayBody,
     _busy: Busy,
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use axum::body::Body;
 use clap::Args;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use tokenward::{Vault, VaultConfig};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,7 +14,7 @@ use tower::ServiceExt as _;
 use crate::{
     api::{ApiState, Keys, router},
     egress::{connector, tls_config},
-    gateway::{Gateway, GatewayBody, GatewayConfig},
+    gateway::{CallerBody, Gateway, GatewayBody, GatewayConfig, Passed},
     listen::Workers,
     observe::Metrics,
     open::{Opened, VaultOptions},
@@ -25,7 +24,7 @@ use crate::{
 /// How often connections that have been idle for too long are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
 
 /// Options of `tokenward serve`.
 #[derive(Clone, Debug, Args)]
@@ -66,7 +65,7 @@ pub struct ServeOptions {
 
 /// What answers requests.
 #[derive(Clone, Debug)]
-struct Server {
+pub(crate) struct Server {
     gateway: Gateway,
     api: axum::Router,
     vault: Vault,
@@ -134,7 +133,7 @@ pub async fn serve(
     let make = move || {
         let server = Arc::new(server.for_worker());
         server.clone().start_upkeep();
-        move |request| server.clone().answer(request)
+        server
     };
     let patience = Duration::from_secs(options.shutdown_wait);
     let count = options.workers.map_or_else(
@@ -194,13 +193,15 @@ impl Server {
     }
 
     /// Boxed: what waits for an answer is moved about before it is polled, and is large.
-    fn answer(
+    /// `passed`: it is a request to `/proxy` that was sent already.
+    pub(crate) fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<CallerBody>,
+        passed: Option<Passed>,
     ) -> Pin<Box<dyn Future<Output = Response<GatewayBody>> + Send>> {
         if request.uri().path() == "/proxy" {
             return Box::pin(async move {
-                let response = self.gateway.handle(request).await;
+                let response = self.gateway.handle(request, passed).await;
                 self.named(response)
             });
         }
@@ -208,6 +209,15 @@ impl Server {
             let response = self.answer_otherwise(request).await;
             self.named(response)
         })
+    }
+
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// A name for a request.
+    pub(crate) fn next_id(&self) -> HeaderValue {
+        self.ids.next_id()
     }
 
     /// With a name for people who ask about it.
@@ -218,7 +228,7 @@ impl Server {
         response
     }
 
-    async fn answer_otherwise(&self, request: Request<Incoming>) -> Response<GatewayBody> {
+    async fn answer_otherwise(&self, request: Request<CallerBody>) -> Response<GatewayBody> {
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.ready().await,

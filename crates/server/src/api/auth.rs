@@ -102,11 +102,7 @@ impl Keys {
         named: Option<&str>,
     ) -> Result<(), ApiError> {
         let key = key.ok_or_else(|| ApiError::unauthorized("Missing authentication"))?;
-        let key = key.as_bytes();
-        let bearer = key
-            .split_at_checked(7)
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
-            .map(|(_, key)| key.trim_ascii())
+        let bearer = bearer(key.as_bytes())
             .ok_or_else(|| ApiError::unauthorized("Invalid Authorization Token"))?;
         let named = named.ok_or_else(|| ApiError::missing_header("x-apideck-app-id"))?;
         let digest = key_digest(bearer);
@@ -121,6 +117,14 @@ impl Keys {
         Err(ApiError::unauthorized(
             "The API key belongs to another application than x-apideck-app-id",
         ))
+    }
+
+    /// Whether an `Authorization` header is known, without asking anybody, to hold a valid key of
+    /// the named application.
+    pub(crate) fn knows(&self, authorization: &[u8], named: &str) -> bool {
+        bearer(authorization)
+            .and_then(|key| self.known_to_be_of(&key_digest(key), named))
+            .unwrap_or(false)
     }
 
     /// Whether a key that was looked up a moment ago belongs to an application.
@@ -172,6 +176,14 @@ impl Keys {
         self.known.pin().insert(digest, known);
         application
     }
+}
+
+/// The token of an `Authorization` header (RFC 6750 section 2.1).
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = authorization.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| key.trim_ascii())
 }
 
 fn key_digest(key: &[u8]) -> [u8; 32] {

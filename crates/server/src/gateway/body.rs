@@ -16,6 +16,46 @@ use super::upstream::UpstreamBody;
 /// How much of an error's body is read to understand it.
 const PEEK: usize = 64 * 1024;
 
+/// A request's body as it comes from the caller.
+#[derive(Debug)]
+pub enum CallerBody {
+    /// Still on its way.
+    Incoming(Incoming),
+    /// Here already.
+    Whole(Full<Bytes>),
+}
+
+impl Body for CallerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(body) => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A request body that can be read more than once, as long as it is small.
 ///
 /// Chunks are handed on as they arrive and remembered (they are counted references, not copies)
@@ -28,7 +68,7 @@ pub(super) enum Replayable {
 
 #[derive(Debug)]
 pub(super) struct Source {
-    incoming: Incoming,
+    incoming: CallerBody,
     chunks: Vec<Bytes>,
     kept: usize,
     limit: usize,
@@ -39,7 +79,7 @@ pub(super) struct Source {
 }
 
 impl Replayable {
-    pub(super) fn new(incoming: Incoming, limit: usize) -> Self {
+    pub(super) fn new(incoming: CallerBody, limit: usize) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -77,26 +117,6 @@ impl Replayable {
 /// A body on its way to an API.
 #[derive(Debug)]
 pub(super) struct OutBody(Option<Reading>);
-
-impl OutBody {
-    /// Tells later how far the body has come; `None`: there is none.
-    pub(super) fn progress(&self) -> Option<Progress> {
-        let reading = self.0.as_ref()?;
-        Some(Progress(reading.source.clone()))
-    }
-}
-
-/// How far a body has come.
-#[derive(Debug)]
-pub(super) struct Progress(Arc<Mutex<Source>>);
-
-impl Progress {
-    /// Whether all of it was handed on.
-    pub(super) fn has_ended(&self) -> bool {
-        let source = lock(&self.0);
-        source.ended || source.incoming.is_end_stream()
-    }
-}
 
 /// What was remembered, then what is still to come.
 #[derive(Debug)]

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING},
+    header::{AUTHORIZATION, CONNECTION},
 };
 use tokenward::{Token, vault::Resolved};
 
-use crate::api::{ApiError, text_of};
+use super::upstream::put_header;
+use crate::{
+    api::{ApiError, text_of},
+    serve::REQUEST_ID,
+};
 
-const PREFIX: &str = "x-apideck-";
+pub(crate) const PREFIX: &str = "x-apideck-";
 const DOWNSTREAM_ERROR: HeaderName = HeaderName::from_static("x-apideck-downstream-error");
 
 /// No request may ask for more.
@@ -107,7 +112,8 @@ impl Directions {
                 }
             } else if name == CONNECTION {
                 named.note(&value);
-            } else if !(is_hop_by_hop(&name) || matches!(name, CONTENT_LENGTH | HOST | COOKIE)) {
+            } else if !(is_hop_by_hop(name.as_str().as_bytes()) || stays(name.as_str().as_bytes()))
+            {
                 onward.append(name, value);
             }
         }
@@ -167,17 +173,33 @@ impl Directions {
 }
 
 /// Whether a header belongs to the connection by its own nature; others are named by `Connection`.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(*name, TE | TRANSFER_ENCODING)
-        || matches!(
-            name.as_str(),
-            "keep-alive"
-                | "proxy-authenticate"
-                | "proxy-authorization"
-                | "proxy-connection"
-                | "trailer"
-                | "upgrade"
-        )
+pub(crate) fn is_hop_by_hop(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"te"
+            | b"transfer-encoding"
+            | b"keep-alive"
+            | b"proxy-authenticate"
+            | b"proxy-authorization"
+            | b"proxy-connection"
+            | b"trailer"
+            | b"upgrade"
+    )
+}
+
+/// Whether a request's header is for the gateway alone, or is made anew.
+pub(crate) fn stays(name: &[u8]) -> bool {
+    matches!(name, b"content-length" | b"host" | b"cookie")
+}
+
+/// A header's name as this module compares it; one that is longer than all that it knows is empty.
+pub(crate) fn lower<'a>(name: &str, room: &'a mut [u8; 32]) -> &'a [u8] {
+    let Some(room) = room.get_mut(..name.len()) else {
+        return b"";
+    };
+    room.copy_from_slice(name.as_bytes());
+    room.make_ascii_lowercase();
+    room
 }
 
 /// The headers that `Connection` names.
@@ -202,26 +224,85 @@ impl Named {
     }
 }
 
-/// Adds the connector's headers, such as `Xero-Tenant-Id`; the caller's own value goes first,
-/// and one whose values are missing is left out.
+/// The connector's headers, such as `Xero-Tenant-Id`; one whose values are missing is left out.
+pub(super) fn of_connector<'a>(
+    resolved: &'a Resolved,
+    token: Option<&'a Token>,
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
+    let headers = resolved.connector.api.headers.iter();
+    headers.filter_map(move |(name, template)| {
+        let context = resolved.context(token.map(Token::metadata));
+        let value = HeaderValue::try_from(template.fill(&context).ok()?).ok()?;
+        Some((HeaderName::try_from(name).ok()?, value))
+    })
+}
+
+/// Adds the connector's headers; the caller's own value goes first.
 pub(super) fn add_connector_headers(
     headers: &mut HeaderMap,
     resolved: &Resolved,
     token: Option<&Token>,
 ) {
-    for (name, template) in &resolved.connector.api.headers {
-        let context = resolved.context(token.map(Token::metadata));
-        let name = HeaderName::try_from(name)
-            .ok()
-            .filter(|name| !headers.contains_key(name));
-        let value = template
-            .fill(&context)
-            .ok()
-            .and_then(|value| HeaderValue::try_from(value).ok());
-        if let (Some(name), Some(value)) = (name, value) {
-            headers.insert(name, value);
+    for (name, value) in of_connector(resolved, token) {
+        headers.entry(name).or_insert(value);
+    }
+}
+
+/// Writes an answer's headers as [`finish`] makes them, and `date` if they have none. `false`: they
+/// need a closer look.
+pub(super) fn write_finished(
+    headers: &[httparse::Header<'_>],
+    status: StatusCode,
+    date: &[u8],
+    out: &mut BytesMut,
+) -> bool {
+    let mut limits = [None, None, None];
+    let (mut dated, mut measured) = (false, false);
+    let room = &mut [0; 32];
+    for header in headers {
+        let name = lower(header.name, room);
+        match name {
+            b"connection" => {
+                let plain: [&[u8]; 2] = [b"keep-alive", b"close"];
+                if plain
+                    .iter()
+                    .any(|plain| header.value.eq_ignore_ascii_case(plain))
+                {
+                    continue;
+                }
+                return false;
+            }
+            b"content-length" if std::mem::replace(&mut measured, true) => return false,
+            b"date" => dated = true,
+            // The gateway writes its own.
+            _ if LIMITS.iter().any(|ours| ours.as_bytes() == name) => return false,
+            _ => {}
+        }
+        if is_hop_by_hop(name)
+            || name == DOWNSTREAM_ERROR.as_str().as_bytes()
+            || name == REQUEST_ID.as_str().as_bytes()
+        {
+            continue;
+        }
+        if let Some((which, rank)) = limit(name)
+            && limits[which].is_none_or(|(best, _)| rank < best)
+        {
+            limits[which] = Some((rank, header.value));
+        }
+        put_header(out, header.name, header.value);
+    }
+    if !dated {
+        put_header(out, "date", date);
+    }
+    if status.is_client_error() || status.is_server_error() {
+        put_header(out, DOWNSTREAM_ERROR.as_str(), b"true");
+    }
+    for (name, value) in LIMITS.into_iter().zip(limits) {
+        if let Some((_, value)) = value {
+            put_header(out, name, value);
         }
     }
+    true
 }
 
 /// Makes a response's headers the gateway's: without what belongs to the connection, with word
@@ -234,9 +315,9 @@ pub(super) fn finish(headers: &mut HeaderMap, status: StatusCode) {
         if name == CONNECTION {
             named.note(value);
             connection.push(name.clone());
-        } else if is_hop_by_hop(name) || name == DOWNSTREAM_ERROR {
+        } else if is_hop_by_hop(name.as_str().as_bytes()) || name == DOWNSTREAM_ERROR {
             connection.push(name.clone());
-        } else if let Some((which, rank)) = limit(name.as_str())
+        } else if let Some((which, rank)) = limit(name.as_str().as_bytes())
             && limits[which].as_ref().is_none_or(|(best, _)| rank < *best)
         {
             limits[which] = Some((rank, value.clone()));
@@ -263,16 +344,16 @@ const LIMITS: [&str; 3] = [
 ];
 
 /// Which of [`LIMITS`] a header of the API stands for, and how far behind other spellings.
-fn limit(name: &str) -> Option<(usize, usize)> {
-    let spellings = ["x-ratelimit-", "ratelimit-", "x-rate-limit-"];
+fn limit(name: &[u8]) -> Option<(usize, usize)> {
+    let spellings = [&b"x-ratelimit-"[..], b"ratelimit-", b"x-rate-limit-"];
     let (rank, what) = spellings
         .iter()
         .enumerate()
-        .find_map(|(rank, spelling)| Some((rank, name.strip_prefix(spelling)?)))?;
+        .find_map(|(rank, spelling)| Some((rank, name.strip_prefix(*spelling)?)))?;
     let which = match what {
-        "limit" => 0,
-        "remaining" => 1,
-        "reset" => 2,
+        b"limit" => 0,
+        b"remaining" => 1,
+        b"reset" => 2,
         _ => return None,
     };
     Some((which, rank))

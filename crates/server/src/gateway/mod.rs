@@ -5,6 +5,7 @@
 //! went wrong here is an Apideck error; what the API answers passes through unchanged.
 
 mod body;
+mod express;
 #[doc(hidden)]
 pub mod fuzz;
 mod headers;
@@ -16,7 +17,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use tokenward::{
     ApplicationId, ConnectionKey, ConsumerId, Token, Vault,
     connector::Meaning,
@@ -25,7 +25,10 @@ use tokenward::{
 };
 use tokio::time::Instant;
 
-pub use body::GatewayBody;
+pub use body::{CallerBody, GatewayBody};
+pub(crate) use express::{Express, Marks, Passed, Plain, write_status};
+pub(crate) use headers::{PREFIX, is_hop_by_hop, lower, stays};
+pub(crate) use upstream::{Relay, decimal, put_header};
 
 use self::{
     body::{OutBody, Replayable},
@@ -130,15 +133,20 @@ impl Gateway {
         self.upstream.sweep();
     }
 
-    /// Answers one request to `/proxy`.
-    pub fn handle(
+    /// Answers one request to `/proxy`. `passed`: it was sent already, with this result.
+    pub(crate) fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<CallerBody>,
+        passed: Option<Passed>,
     ) -> impl Future<Output = Response<GatewayBody>> + Send {
         // Boxed once, so that it need not be copied from one future into the next.
-        let call = Box::new(self.call(request));
+        let mut call = Box::new(self.call(request));
+        if let Some(passed) = &passed {
+            call.deadline = passed.began + call.began.until(call.deadline);
+            call.began = passed.began;
+        }
         async move {
-            let result = self.forward(&call).await;
+            let result = self.forward(&call, passed).await;
             let took = call.began.until(self.vault.clock().now());
             match result {
                 Ok(response) => {
@@ -159,7 +167,7 @@ impl Gateway {
         }
     }
 
-    fn call(&self, request: Request<Incoming>) -> Call {
+    fn call(&self, request: Request<CallerBody>) -> Call {
         let began = self.vault.clock().now();
         let (parts, body) = request.into_parts();
         let (mut directions, headers) = Directions::take(parts.headers);
@@ -173,7 +181,11 @@ impl Gateway {
         }
     }
 
-    async fn forward(&self, call: &Call) -> Result<Response<GatewayBody>, ApiError> {
+    async fn forward(
+        &self,
+        call: &Call,
+        passed: Option<Passed>,
+    ) -> Result<Response<GatewayBody>, ApiError> {
         let directions = &call.directions;
         let application = directions.application.get()?;
         self.keys
@@ -188,7 +200,7 @@ impl Gateway {
                 .connection(application.unwrap_or_default(), directions)
                 .await?,
         };
-        trip.run(url).await
+        trip.run(url, passed).await
     }
 
     /// The connection that the headers name.
@@ -199,13 +211,8 @@ impl Gateway {
     ) -> Result<Arc<Resolved>, ApiError> {
         let consumer = directions.consumer.required()?;
         let service = directions.service.get()?;
-        let api = directions.unified_api.get()?.or_else(|| {
-            let connector = self.vault.catalogue().find(service?)?;
-            match connector.unified_apis.as_slice() {
-                [only] => Some(only),
-                _ => None,
-            }
-        });
+        let api = directions.unified_api.get()?;
+        let api = api.or_else(|| self.only_api(service?));
         if let (Some(service), Some(api)) = (service, api) {
             if let Some(resolved) = self.vault.resolved(application, consumer, api, service) {
                 return Ok(resolved);
@@ -216,6 +223,15 @@ impl Gateway {
         let only =
             Box::pin(self.only_connection(application.into(), consumer.into(), service, api));
         Ok(self.vault.resolve(&only.await?).await?)
+    }
+
+    /// The unified API of a service that has only one.
+    fn only_api(&self, service: &str) -> Option<&str> {
+        let connector = self.vault.catalogue().find(service)?;
+        match connector.unified_apis.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        }
     }
 
     /// The consumer's only connection of a service, or under a unified API.
@@ -255,19 +271,26 @@ impl Gateway {
 }
 
 impl Trip<'_> {
-    async fn run(&self, url: &str) -> Result<Response<GatewayBody>, ApiError> {
+    async fn run(
+        &self,
+        url: &str,
+        passed: Option<Passed>,
+    ) -> Result<Response<GatewayBody>, ApiError> {
         if self.call.directions.authorization.is_some() {
             let target = self.target(url, None)?;
-            let heard = self.send(&target, None).await?;
+            let heard = self.send(&target, None, None).await?;
             return Ok(self.finish(heard));
         }
-        let mut token = self
-            .gateway
-            .vault
-            .token_for(&self.resolved, self.left())
-            .await?;
-        let mut target = self.target(url, Some(&token))?;
-        let mut heard = self.send(&target, Some(&token)).await?;
+        let (mut token, mut target, first) = match passed {
+            Some(passed) => (passed.token, passed.target, Some(passed.result)),
+            None => {
+                let vault = &self.gateway.vault;
+                let token = vault.token_for(&self.resolved, self.left()).await?;
+                let target = self.target(url, Some(&token))?;
+                (token, target, None)
+            }
+        };
+        let mut heard = self.send(&target, Some(&token), first).await?;
         let status = heard.response.status().as_u16();
         if self.resolved.connector.api.concerns_token(status)
             && Box::pin(self.says_expired(&mut heard)).await
@@ -281,7 +304,7 @@ impl Trip<'_> {
                     self.gateway.metrics.proxied_again(Again::Rejected);
                     token = newer;
                     target = self.target(url, Some(&token))?;
-                    heard = self.send(&target, Some(&token)).await?;
+                    heard = self.send(&target, Some(&token), None).await?;
                 }
                 Some(_) => return Err(ApiError::not_replayable(self.gateway.config.replay_limit)),
             }
@@ -311,17 +334,27 @@ impl Trip<'_> {
     }
 
     /// Sends the request, again where that is safe, until the API answers or the time is up.
-    async fn send(&self, target: &Target, token: Option<&Token>) -> Result<Heard, ApiError> {
+    /// `first`: it was sent once already, with this result.
+    async fn send(
+        &self,
+        target: &Target,
+        token: Option<&Token>,
+        mut first: Option<Result<Response<UpstreamBody>, UpstreamError>>,
+    ) -> Result<Heard, ApiError> {
         let mut retries = Retries::new(
             &self.call.method,
             &self.call.headers,
             self.gateway.config.retries,
         );
         loop {
-            let request = self.request(token);
-            let deadline = self.deadline();
-            let upstream = &self.gateway.upstream;
-            let result = upstream.request(target, request, deadline).await;
+            let result = match first.take() {
+                Some(result) => result,
+                None => {
+                    let upstream = &self.gateway.upstream;
+                    let request = self.request(token);
+                    upstream.request(target, request, self.deadline()).await
+                }
+            };
             if let Err(UpstreamError::TimedOut) = result {
                 let detail = format!("{} did not answer in time", target.host());
                 return Err(ApiError::timed_out(&detail));
@@ -388,7 +421,7 @@ impl Trip<'_> {
             let next = next.map(|next| target::checked(&next, &self.resolved, &self.gateway.rules));
             match next {
                 Some(Ok(next)) => {
-                    heard = self.send(&next, Some(token)).await?;
+                    heard = self.send(&next, Some(token), None).await?;
                     at = next;
                 }
                 // Elsewhere the caller may go, but not the token.

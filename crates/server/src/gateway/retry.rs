@@ -24,6 +24,11 @@ pub(super) enum Verdict {
     Again(Duration),
 }
 
+/// Whether a status says that the same request may fare better later.
+pub(super) fn may_pass(status: u16) -> bool {
+    matches!(status, 429 | 502 | 503 | 504)
+}
+
 /// The tries of one request.
 #[derive(Debug)]
 pub(super) struct Retries {
@@ -51,7 +56,7 @@ impl Retries {
     ) -> Verdict {
         let pause = match result {
             Ok(response) => match response.status().as_u16() {
-                429 | 502 | 503 | 504 if self.repeatable => self.pause(response.headers()),
+                status if may_pass(status) && self.repeatable => self.pause(response.headers()),
                 _ => None,
             },
             // Never written to the wire, whatever the method.

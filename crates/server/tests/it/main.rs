@@ -13,6 +13,7 @@ mod demo;
 mod docs;
 mod gateway;
 mod harness;
+mod lane;
 mod migrate;
 mod oidc_provider;
 mod oidc_replicas;

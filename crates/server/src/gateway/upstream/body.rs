@@ -1,6 +1,7 @@
 //! An API's answer on its way, and its connection's way back to the pool.
 
 use std::{
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -9,8 +10,14 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tower::BoxError;
 
-use super::{link::Link, pool::Pool};
+use super::{
+    decode::{Framing, Nature},
+    pool::Pool,
+    upload::Upload,
+    wire::Wire,
+};
 use crate::gateway::target::Origin;
 
 /// How many frames of an answer that nobody wants are read, to keep its connection.
@@ -18,114 +25,158 @@ const UNWANTED: usize = 16;
 
 /// The body of an API's answer.
 #[derive(Debug)]
-pub(in crate::gateway) struct UpstreamBody {
-    incoming: Incoming,
-    /// The connection that it comes over, where nobody else drives it.
-    lease: Option<Lease>,
+pub(in crate::gateway) enum UpstreamBody {
+    /// Over HTTP/1.1.
+    Leased(Lease),
+    /// Over a connection that many requests share.
+    Shared(Incoming),
 }
 
-/// A connection in use.
+/// An HTTP/1.1 connection in use.
 #[derive(Debug)]
-pub(super) struct Lease {
-    link: Box<Link>,
+pub(in crate::gateway) struct Lease {
+    /// `None`: it was given back, or is of no more use.
+    wire: Option<Box<Wire>>,
+    framing: Framing,
+    keep: bool,
+    /// What of the request is still on its way: the API answers before it has heard all.
+    upload: Option<Upload>,
     pool: Pool,
     origin: Arc<Origin>,
 }
 
 impl Lease {
-    pub(super) fn new(link: Box<Link>, pool: Pool, origin: Arc<Origin>) -> Self {
-        Self { link, pool, origin }
+    pub(super) fn new(
+        wire: Box<Wire>,
+        nature: Nature,
+        upload: Option<Upload>,
+        pool: Pool,
+        origin: Arc<Origin>,
+    ) -> Self {
+        let mut lease = Self {
+            wire: Some(wire),
+            framing: nature.framing,
+            keep: nature.keep,
+            upload,
+            pool,
+            origin,
+        };
+        lease.settle();
+        lease
     }
 
-    /// The answer is complete: the connection is kept, if it is in order.
-    fn end(mut self) {
-        if self.link.rest() {
-            self.pool.keep(&self.origin, self.link);
+    /// The body's length, if it is known; what was taken of it counts no more.
+    pub(in crate::gateway) fn left(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(left) => Some(left),
+            Framing::Chunked(_) if self.framing.is_done() => Some(0),
+            Framing::Chunked(_) | Framing::Close => None,
         }
+    }
+
+    /// When the answer is complete, the connection is given back if it is in order.
+    fn settle(&mut self) {
+        if self.framing.is_done()
+            && let Some(wire) = self.wire.take()
+            && self.keep
+            && self.upload.is_none()
+            && wire.inbox.is_empty()
+        {
+            self.pool.keep(&self.origin, wire);
+        }
+    }
+
+    /// The next piece of the body.
+    pub(in crate::gateway) fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BoxError>>> {
+        let Some(wire) = &mut self.wire else {
+            return Poll::Ready(None);
+        };
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(result) = upload.poll(wire, context)
+        {
+            self.upload = None;
+            self.keep &= result.is_ok();
+        }
+        let polled = next(wire, &mut self.framing, context);
+        if let Some(Err(_)) | None = ready!(&polled) {
+            self.keep &= self.framing.is_done();
+            if !self.framing.is_done() {
+                self.wire = None;
+            }
+        }
+        self.settle();
+        polled
     }
 }
 
-impl UpstreamBody {
-    pub(super) fn leased(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self {
-            incoming,
-            lease: Some(lease),
-        };
-        body.settle();
-        body
-    }
-
-    pub(super) fn shared(incoming: Incoming) -> Self {
-        Self {
-            incoming,
-            lease: None,
+fn next(
+    wire: &mut Wire,
+    framing: &mut Framing,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, BoxError>>> {
+    loop {
+        match framing.next(&mut wire.inbox) {
+            Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+            Ok(None) if framing.is_done() => return Poll::Ready(None),
+            Ok(None) => {}
+            Err(error) => return Poll::Ready(Some(Err(error.into()))),
         }
-    }
-
-    /// Gives the connection back if the answer has been read.
-    fn settle(&mut self) {
-        if self.incoming.is_end_stream()
-            && let Some(lease) = self.lease.take()
-        {
-            lease.end();
+        match ready!(wire.poll_read(context)) {
+            Ok(0) if *framing == Framing::Close => return Poll::Ready(None),
+            Ok(0) => {
+                let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Some(Err(error.into()))),
         }
     }
 }
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let incoming = &mut this.incoming;
-        let polled = match &mut this.lease {
-            Some(lease) => lease.link.poll_until(context, |_, context| {
-                Pin::new(&mut *incoming).poll_frame(context)
-            }),
-            None => Pin::new(incoming).poll_frame(context),
-        };
-        match ready!(polled) {
-            Some(Ok(frame)) => {
-                this.settle();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                this.lease = None;
-                Poll::Ready(Some(Err(error)))
-            }
-            None => {
-                if let Some(lease) = this.lease.take() {
-                    lease.end();
-                }
-                Poll::Ready(None)
-            }
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Leased(lease) => lease
+                .poll_piece(context)
+                .map(|piece| piece.map(|piece| piece.map(Frame::data))),
+            Self::Shared(incoming) => Pin::new(incoming).poll_frame(context).map_err(Into::into),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match self {
+            Self::Leased(lease) => lease.wire.is_none(),
+            Self::Shared(incoming) => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match self {
+            Self::Leased(lease) => lease
+                .left()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Shared(incoming) => incoming.size_hint(),
+        }
     }
 }
 
-impl Drop for UpstreamBody {
+impl Drop for Lease {
     /// What is there already is read, so that a short answer that nobody wanted (a 401 before the
     /// second try) does not cost its connection.
     fn drop(&mut self) {
-        if self.lease.is_none() {
-            return;
-        }
         let context = &mut Context::from_waker(Waker::noop());
         for _ in 0..UNWANTED {
-            match Pin::new(&mut *self).poll_frame(context) {
-                Poll::Ready(Some(Ok(_))) if self.lease.is_some() => {}
+            match self.poll_piece(context) {
+                Poll::Ready(Some(Ok(_))) if self.wire.is_some() => {}
                 _ => break,
             }
         }

@@ -1,18 +1,21 @@
 //! The way to APIs: pooled connections that are driven by whoever waits for their answer.
 //!
 //! A client usually runs each connection in a task of its own, and a request then crosses from the
-//! caller's task to that one and back. Here an HTTP/1.1 connection is polled by the request that
-//! uses it: request and answer are written and read in the task that reads from the caller, and
+//! caller's task to that one and back. Here HTTP/1.1 is spoken by the request that uses the
+//! connection: request and answer are written and read in the task that reads from the caller, and
 //! nobody else is woken. HTTP/2 connections serve many requests at once, and keep their own task.
 
 mod body;
-mod link;
+mod decode;
+mod express;
 mod pool;
+mod upload;
+mod wire;
 
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
-use http::{Request, Response, Uri, Version, header::HOST};
-use hyper::client::conn::{TrySendError, http1, http2};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header::HOST};
+use hyper::client::conn::http2;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::{
     client::legacy::connect::Connection as _,
@@ -22,7 +25,18 @@ use tokio::{net::TcpStream, time::Instant};
 use tower::{BoxError, ServiceExt as _};
 
 pub(super) use self::body::UpstreamBody;
-use self::{body::Lease, link::Link, pool::Pool};
+pub(super) use self::express::{Answered, Written};
+use self::{
+    body::Lease,
+    pool::Pool,
+    upload::{Broken, Upload},
+    wire::Wire,
+};
+pub(crate) use self::{
+    decode::decimal,
+    express::Relay,
+    upload::{expects_body, put_header},
+};
 use super::{body::OutBody, target::Target};
 use crate::egress::Connector;
 
@@ -39,7 +53,7 @@ pub(super) enum UpstreamError {
     Connect(#[source] BoxError),
     /// Some of it may have been.
     #[error("{0}")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[source] BoxError),
     /// The caller's time was up first.
     #[error("no answer in time")]
     TimedOut,
@@ -54,14 +68,16 @@ pub(super) struct Upstream {
 
 #[derive(Debug)]
 enum Connection {
-    Http1(Box<Link>),
+    Http1(Box<Wire>),
     Http2(http2::SendRequest<OutBody>),
 }
 
-/// How an exchange failed; the request, if nothing of it was written.
+/// Why an exchange failed.
 enum Failure {
     TimedOut,
-    Failed(Box<TrySendError<Request<OutBody>>>),
+    /// Not one byte was written; the request is given back.
+    Unsent(Box<Request<OutBody>>, BoxError),
+    Failed(BoxError),
 }
 
 impl Upstream {
@@ -106,21 +122,18 @@ impl Upstream {
                 None => (Box::pin(self.connect(target, deadline)).await?, false),
             };
             let result = match connection {
-                Connection::Http1(link) => self.exchange(target, link, request, deadline).await,
+                Connection::Http1(wire) => self.exchange(target, wire, request, deadline).await,
                 Connection::Http2(sender) => {
                     Box::pin(exchange_shared(target, sender, request, deadline)).await
                 }
             };
-            let mut failed = match result {
+            match result {
                 Ok(response) => return Ok(response),
                 Err(Failure::TimedOut) => return Err(UpstreamError::TimedOut),
-                Err(Failure::Failed(failed)) => failed,
-            };
-            match failed.take_message() {
+                Err(Failure::Failed(error)) => return Err(UpstreamError::Exchange(error)),
                 // Closed by the other side while nobody used it.
-                Some(unsent) if kept => request = unsent,
-                Some(_) => return Err(UpstreamError::Connect(failed.into_error().into())),
-                None => return Err(UpstreamError::Exchange(failed.into_error())),
+                Err(Failure::Unsent(unsent, _)) if kept => request = *unsent,
+                Err(Failure::Unsent(_, error)) => return Err(UpstreamError::Connect(error)),
             }
         }
     }
@@ -139,8 +152,7 @@ impl Upstream {
             .map_err(UpstreamError::Connect)?;
         let failed = |error: hyper::Error| UpstreamError::Connect(error.into());
         if !io.connected().is_negotiated_h2() {
-            let (sender, driver) = http1::handshake(io).await.map_err(failed)?;
-            return Ok(Connection::Http1(Box::new(Link::new(sender, driver))));
+            return Ok(Connection::Http1(Box::new(Wire::new(io))));
         }
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -157,37 +169,83 @@ impl Upstream {
     async fn exchange(
         &self,
         target: &Target,
-        mut link: Box<Link>,
-        mut request: Request<OutBody>,
+        mut wire: Box<Wire>,
+        request: Request<OutBody>,
         deadline: Instant,
     ) -> Result<Response<UpstreamBody>, Failure> {
-        // The host is in a header, and only the path in the request line (RFC 9112 section 3.2).
-        let host = target.origin.host.clone();
-        request.headers_mut().insert(HOST, host);
-        *request.uri_mut() = Uri::from(target.path.clone());
-        *request.version_mut() = Version::HTTP_11;
-        let upload = request.body().progress();
-        link.set_timer(deadline);
-        let mut answer = pin!(link.sender.try_send_request(request));
-        let response = poll_fn(|context| {
-            link.poll_until(context, |link, context| {
-                if let Poll::Ready(result) = answer.as_mut().poll(context) {
-                    return Poll::Ready(result.map_err(|e| Failure::Failed(Box::new(e))));
+        let (parts, body) = request.into_parts();
+        let to_head = parts.method == Method::HEAD;
+        let mut upload = Upload::new(target, &parts, body);
+        let mut sending = Sending::Going;
+        wire.set_timer(deadline);
+        let answer = poll_fn(|context| {
+            if let Sending::Going = sending {
+                match upload.poll(&mut wire, context) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(())) => sending = Sending::Done,
+                    // An API that closes early may have said why before.
+                    Poll::Ready(Err(Broken::Wire(error))) if upload.has_begun() => {
+                        sending = Sending::Broken(Some(error.into()));
+                    }
+                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(Some(broken.into()))),
                 }
-                link.poll_timer(context).map(|()| Err(Failure::TimedOut))
-            })
-        })
-        .await?;
-        if upload.is_some_and(|upload| !upload.has_ended()) {
-            // The API answers before it has heard all: both directions must go on by themselves.
-            if let Some(driver) = link.into_driver() {
-                run_apart(driver);
             }
-            return Ok(response.map(UpstreamBody::shared));
+            let head = wire.poll_head(context, to_head, |head, nature| (response(head), nature));
+            match head {
+                Poll::Ready(Ok((Ok(response), nature))) => Poll::Ready(Ok((response, nature))),
+                Poll::Ready(Ok((Err(error), _)) | Err(error)) => {
+                    Poll::Ready(Err(Some(sending.why().unwrap_or(error))))
+                }
+                Poll::Pending => wire.poll_timer(context).map(|()| Err(None)),
+            }
+        });
+        match answer.await {
+            Ok((response, mut nature)) => {
+                nature.keep &= !matches!(sending, Sending::Broken(_));
+                let rest = matches!(sending, Sending::Going).then_some(upload);
+                let (pool, origin) = (self.pool.clone(), target.origin.clone());
+                let lease = Lease::new(wire, nature, rest, pool, origin);
+                Ok(response.map(|()| UpstreamBody::Leased(lease)))
+            }
+            Err(None) => Err(Failure::TimedOut),
+            Err(Some(error)) if upload.has_begun() => Err(Failure::Failed(error)),
+            Err(Some(error)) => {
+                let request = Request::from_parts(parts, upload.into_body());
+                Err(Failure::Unsent(Box::new(request), error))
+            }
         }
-        let lease = Lease::new(link, self.pool.clone(), target.origin.clone());
-        Ok(response.map(|incoming| UpstreamBody::leased(incoming, lease)))
     }
+}
+
+/// How far a request has come.
+enum Sending {
+    Going,
+    Done,
+    Broken(Option<BoxError>),
+}
+
+impl Sending {
+    fn why(&mut self) -> Option<BoxError> {
+        match self {
+            Self::Broken(error) => error.take(),
+            Self::Going | Self::Done => None,
+        }
+    }
+}
+
+/// An answer's head.
+fn response(head: &httparse::Response<'_, '_>) -> Result<Response<()>, BoxError> {
+    let mut response = Response::new(());
+    *response.status_mut() = head.code.unwrap_or_default().try_into()?;
+    let mut headers = HeaderMap::with_capacity(head.headers.len() + 3);
+    for header in &*head.headers {
+        headers.append(
+            HeaderName::from_bytes(header.name.as_bytes())?,
+            HeaderValue::from_bytes(header.value)?,
+        );
+    }
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 async fn exchange_shared(
@@ -199,11 +257,16 @@ async fn exchange_shared(
     request.headers_mut().remove(HOST);
     *request.uri_mut() = target.uri();
     *request.version_mut() = Version::HTTP_2;
-    let response = tokio::time::timeout_at(deadline, sender.try_send_request(request))
+    let result = tokio::time::timeout_at(deadline, sender.try_send_request(request))
         .await
-        .map_err(|_| Failure::TimedOut)?
-        .map_err(|error| Failure::Failed(Box::new(error)))?;
-    Ok(response.map(UpstreamBody::shared))
+        .map_err(|_| Failure::TimedOut)?;
+    match result {
+        Ok(response) => Ok(response.map(UpstreamBody::Shared)),
+        Err(mut failed) => Err(match failed.take_message() {
+            Some(unsent) => Failure::Unsent(Box::new(unsent), failed.into_error().into()),
+            None => Failure::Failed(failed.into_error().into()),
+        }),
+    }
 }
 
 #[expect(

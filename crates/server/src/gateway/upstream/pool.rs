@@ -8,7 +8,7 @@ use std::{
 
 use hyper::client::conn::http2;
 
-use super::{Connection, link::Link};
+use super::{Connection, wire::Wire};
 use crate::gateway::{body::OutBody, target::Origin};
 
 /// For how many sweeps a connection may wait.
@@ -30,7 +30,7 @@ struct Shelf {
 #[derive(Default)]
 struct Idle {
     /// The newest last, each with the time at which it came.
-    links: Vec<(Box<Link>, u64)>,
+    wires: Vec<(Box<Wire>, u64)>,
     shared: Option<http2::SendRequest<OutBody>>,
 }
 
@@ -45,7 +45,7 @@ impl Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection that was open when it was last looked at.
+    /// A connection that is open, as far as is known.
     pub(super) fn take(&self, origin: &Origin) -> Option<Connection> {
         let mut shelf = self.lock();
         let idle = shelf.origins.get_mut(origin.name())?;
@@ -55,17 +55,21 @@ impl Pool {
             }
             idle.shared = None;
         }
-        let (link, _) = idle.links.pop()?;
-        Some(Connection::Http1(link))
+        while let Some((mut wire, _)) = idle.wires.pop() {
+            if wire.is_quiet() {
+                return Some(Connection::Http1(wire));
+            }
+        }
+        None
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn keep(&self, origin: &Origin, link: Box<Link>) {
+    pub(super) fn keep(&self, origin: &Origin, wire: Box<Wire>) {
         let mut shelf = self.lock();
         let now = shelf.sweeps;
         let idle = shelf.of(origin);
-        if idle.links.len() < MOST {
-            idle.links.push((link, now));
+        if idle.wires.len() < MOST {
+            idle.wires.push((wire, now));
         }
     }
 
@@ -80,7 +84,7 @@ impl Pool {
         shelf.sweeps += 1;
         let now = shelf.sweeps;
         shelf.origins.retain(|_, idle| {
-            idle.links.retain(|(_, since)| now < since + IDLE);
+            idle.wires.retain(|(_, since)| now < since + IDLE);
             if idle
                 .shared
                 .as_ref()
@@ -88,7 +92,7 @@ impl Pool {
             {
                 idle.shared = None;
             }
-            idle.shared.is_some() || !idle.links.is_empty()
+            idle.shared.is_some() || !idle.wires.is_empty()
         });
     }
 }
