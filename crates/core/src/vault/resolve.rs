@@ -45,7 +45,7 @@ impl fmt::Debug for Resolved {
 }
 
 impl Resolved {
-    fn trusted(&self) -> bool {
+    pub(super) fn trusted(&self) -> bool {
         self.trusted.load(Ordering::Acquire)
     }
 
