@@ -13,7 +13,12 @@ mod provider;
 mod resolve;
 mod spooling;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -144,13 +149,15 @@ pub(crate) struct Inner {
     flights: AtomicU64,
     grants: papaya::HashMap<GrantId, Arc<GrantEntry>, Hasher>,
     connections: papaya::HashMap<ConnectionKey, Arc<Resolved>, Hasher>,
+    /// One copy of each name that many connections have.
+    names: Mutex<HashSet<Arc<str>>>,
     /// Grows with all that is heard of changes: what was read before and is kept after it may be
     /// out of date.
     heard: AtomicU64,
     gates: Mutex<HashMap<(ApplicationId, ConnectorId), Gate>>,
     agenda: Mutex<keeper::Agenda>,
     /// Spool entries whose flights are still at it.
-    spooling: Mutex<std::collections::HashSet<String>>,
+    spooling: Mutex<HashSet<String>>,
     tracker: TaskTracker,
     closing: CancellationToken,
 }
@@ -209,6 +216,7 @@ impl Vault {
                 flights: AtomicU64::new(0),
                 grants: papaya::HashMap::default(),
                 connections: papaya::HashMap::default(),
+                names: Mutex::default(),
                 heard: AtomicU64::new(0),
                 gates: Mutex::default(),
                 agenda: Mutex::default(),
