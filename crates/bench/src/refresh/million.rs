@@ -40,8 +40,8 @@ pub(crate) struct Size {
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Callers at a time
-    #[arg(long, default_value_t = 256)]
+    /// Callers at a time, and so refreshes under way
+    #[arg(long, default_value_t = 1000)]
     callers: u64,
     /// For how long grants are refreshed, at most, in seconds
     #[arg(long, default_value_t = 15)]
