@@ -1,9 +1,9 @@
 # The one entry for people and CI. `make help` lists the targets.
-.PHONY: help demo deps test unit schedules lint fmt fuzz bench instructions prove safeguards
+.PHONY: help demo deps test unit schedules lint fmt fuzz bench bench-refresh instructions prove safeguards
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 demo: ## Show the refresh race, and how it does not happen here
 	cargo run --release -- demo
@@ -14,6 +14,7 @@ deps: ## Install what the tests need and is missing (Debian packages, cargo-next
 test: deps lint ## Install what is missing, then pass everything
 	cargo nextest run --workspace
 	scripts/schedules.sh 100
+	python3 bench/instructions.py --engine --check
 
 unit: ## The tests of the engine alone: seconds
 	cargo nextest run -p tokenward
@@ -45,6 +46,8 @@ bench: ## Requests per second beside nginx, HAProxy, Envoy, Caddy and a bare hyp
 	scripts/deps.sh bench
 	python3 bench/gateway.py
 
-instructions: ## Count what a proxied request costs; fails if it has become dearer
-	scripts/deps.sh bench
+bench-refresh: ## What refreshing costs: a herd, a minute, a million grants, a fresh token
+	python3 bench/refresh.py
+
+instructions: deps ## Count what the hot operations and a proxied request cost; fails if one has become dearer
 	python3 bench/instructions.py --check

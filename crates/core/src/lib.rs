@@ -32,4 +32,4 @@ pub mod vault;
 pub use error::TokenError;
 pub use id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId};
 pub use secret::Secret;
-pub use vault::{Token, Vault, VaultConfig};
+pub use vault::{Held, Token, Vault, VaultConfig};

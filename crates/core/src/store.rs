@@ -112,6 +112,17 @@ pub struct Connection {
     pub updated_at: StoreTime,
 }
 
+/// A connection with what its use takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// The connection.
+    pub connection: Connection,
+    /// The OAuth client of its application and connector.
+    pub client: Option<OAuthClient>,
+    /// Its grant's row, if it has a grant.
+    pub grant: Option<Stamped<Option<GrantRow>>>,
+}
+
 /// A change to a connection's own values. `None` leaves a value as it is; maps are merged at
 /// their first level, and a `null` in them removes the entry.
 #[derive(Clone, Debug, Default)]
@@ -269,6 +280,22 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Reads a connection.
     async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>>;
+    /// Reads a connection, its client and its grant: at once, where that costs less.
+    async fn whole(&self, key: &ConnectionKey) -> StoreResult<Option<Whole>> {
+        let Some(connection) = self.connection(key).await? else {
+            return Ok(None);
+        };
+        let client = self.client(&key.application, &key.service).await?;
+        let grant = match &connection.grant {
+            Some(grant) => Some(self.grant(grant).await?),
+            None => None,
+        };
+        Ok(Some(Whole {
+            connection,
+            client,
+            grant,
+        }))
+    }
     /// An application's connections, of one consumer or of all, in the order of their keys.
     async fn connections(
         &self,

@@ -13,12 +13,17 @@ mod provider;
 mod resolve;
 mod spooling;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
 pub use admin::{AdminError, Import};
-pub use entry::Token;
+pub use entry::{Held, Token};
 pub use resolve::Resolved;
 
 use self::entry::{GrantEntry, Joined, Landing, Snapshot};
@@ -124,6 +129,9 @@ pub struct Vault {
     inner: Arc<Inner>,
 }
 
+/// For names: seeded anew in each process, and a fraction of the standard one's price.
+type Hasher = foldhash::quality::RandomState;
+
 pub(crate) struct Inner {
     store: Arc<dyn Store>,
     keyring: Keyring,
@@ -139,15 +147,17 @@ pub(crate) struct Inner {
     /// This process's name in claims.
     name: String,
     flights: AtomicU64,
-    grants: papaya::HashMap<GrantId, Arc<GrantEntry>>,
-    connections: papaya::HashMap<ConnectionKey, Arc<Resolved>>,
+    grants: papaya::HashMap<GrantId, Arc<GrantEntry>, Hasher>,
+    connections: papaya::HashMap<ConnectionKey, Arc<Resolved>, Hasher>,
+    /// One copy of each name that many connections have.
+    names: Mutex<HashSet<Arc<str>>>,
     /// Grows with all that is heard of changes: what was read before and is kept after it may be
     /// out of date.
     heard: AtomicU64,
     gates: Mutex<HashMap<(ApplicationId, ConnectorId), Gate>>,
     agenda: Mutex<keeper::Agenda>,
     /// Spool entries whose flights are still at it.
-    spooling: Mutex<std::collections::HashSet<String>>,
+    spooling: Mutex<HashSet<String>>,
     tracker: TaskTracker,
     closing: CancellationToken,
 }
@@ -204,8 +214,9 @@ impl Vault {
                 pepper,
                 name: uuid::Uuid::now_v7().simple().to_string(),
                 flights: AtomicU64::new(0),
-                grants: papaya::HashMap::new(),
-                connections: papaya::HashMap::new(),
+                grants: papaya::HashMap::default(),
+                connections: papaya::HashMap::default(),
+                names: Mutex::default(),
                 heard: AtomicU64::new(0),
                 gates: Mutex::default(),
                 agenda: Mutex::default(),
@@ -225,9 +236,21 @@ impl Vault {
     /// # Cancellation
     ///
     /// Dropping the future ends the wait only; a refresh that is under way goes on.
-    pub async fn token(&self, connection: &ConnectionKey) -> Result<Arc<Token>, TokenError> {
-        let resolved = self.resolve(connection).await?;
-        self.token_for(&resolved, self.inner.config.wait).await
+    pub async fn token(&self, connection: &ConnectionKey) -> Result<Held, TokenError> {
+        // Looked at where it lies: counting references to it would be a write.
+        if let Some(resolved) = self.inner.connections.pin().get(connection)
+            && resolved.trusted()
+            && let Some(token) = self.inner.at_hand(resolved)
+        {
+            return Ok(token);
+        }
+        let wait = self.inner.config.wait;
+        // Boxed, so that those who need not wait carry no room for it.
+        let search = async {
+            self.token_for(&*self.resolve(connection).await?, wait)
+                .await
+        };
+        Box::pin(search).await
     }
 
     /// As [`token`](Self::token), for a connection that was resolved before, and with the
@@ -236,33 +259,19 @@ impl Vault {
     /// # Errors
     ///
     /// [`TokenError`], within `wait`.
-    pub async fn token_for(
-        &self,
-        resolved: &Resolved,
-        wait: Duration,
-    ) -> Result<Arc<Token>, TokenError> {
-        let snapshot = resolved.grant.snapshot();
-        let now = self.inner.clock.now();
-        if let Some(token) = self.fresh_of(&resolved.grant, &snapshot, now) {
+    pub async fn token_for(&self, resolved: &Resolved, wait: Duration) -> Result<Held, TokenError> {
+        if let Some(token) = self.inner.at_hand(resolved) {
             return Ok(token);
         }
-        let seen = snapshot.version;
-        drop(snapshot);
+        let seen = resolved.grant.snapshot().version;
+        let deadline = self.inner.clock.now() + wait;
         // Boxed, so that those who need not wait carry no room for it.
-        Box::pin(self.obtain(&resolved.grant, Need::Stale, seen, now + wait)).await
+        Box::pin(self.obtain(&resolved.grant, Need::Stale, seen, deadline)).await
     }
 
     /// The access token if it is fresh: nobody is asked, and nothing waited for.
-    pub fn fresh(&self, resolved: &Resolved) -> Option<Arc<Token>> {
-        let now = self.inner.clock.now();
-        self.fresh_of(&resolved.grant, &resolved.grant.snapshot(), now)
-    }
-
-    fn fresh_of(&self, grant: &GrantEntry, snapshot: &Snapshot, now: Moment) -> Option<Arc<Token>> {
-        let token = snapshot.fresh(now)?;
-        grant.note_use();
-        self.inner.observer.observe(&Signal::Served(Served::Fresh));
-        Some(token.clone())
+    pub fn fresh(&self, resolved: &Resolved) -> Option<Held> {
+        self.inner.at_hand(resolved)
     }
 
     /// Forces one refresh, whatever the expiry, and answers with the new token. Joins a refresh
@@ -271,7 +280,7 @@ impl Vault {
     /// # Errors
     ///
     /// [`TokenError`], within [`VaultConfig::wait`].
-    pub async fn validate(&self, connection: &ConnectionKey) -> Result<Arc<Token>, TokenError> {
+    pub async fn validate(&self, connection: &ConnectionKey) -> Result<Held, TokenError> {
         let resolved = self.resolve(connection).await?;
         // What other processes have committed before this call does not satisfy it.
         self.inner.reload(&resolved.grant).await?;
@@ -295,7 +304,7 @@ impl Vault {
         resolved: &Resolved,
         token: &Token,
         wait: Duration,
-    ) -> Result<Option<Arc<Token>>, TokenError> {
+    ) -> Result<Option<Held>, TokenError> {
         let now = self.inner.clock.now();
         let snapshot = resolved.grant.snapshot();
         if snapshot.version == token.version()
@@ -319,7 +328,7 @@ impl Vault {
         need: Need,
         seen: u64,
         deadline: Moment,
-    ) -> Result<Arc<Token>, TokenError> {
+    ) -> Result<Held, TokenError> {
         let Inner {
             clock,
             config,
@@ -329,15 +338,14 @@ impl Vault {
         entry.note_use();
         let begun = clock.now();
         let mut landings = 0;
-        let serve = |token: Arc<Token>, served| {
+        let serve = |token, served| {
             observer.observe(&Signal::Served(served));
             Ok(token)
         };
         loop {
             let enough = |newer: &Snapshot| {
                 let now = clock.now();
-                newer.fresh(now).is_some()
-                    || landings >= ENOUGH_LANDINGS && newer.good_since(begun, now)
+                newer.fresh(now) || landings >= ENOUGH_LANDINGS && newer.good_since(begun, now)
             };
             let waiter = match self.inner.join(entry, need, seen, enough)? {
                 Joined::Newer(token) => return serve(token, Served::Joined),
@@ -348,8 +356,8 @@ impl Vault {
             let alive = |now| {
                 let snapshot = entry.snapshot();
                 match need.of(seen, snapshot.version) {
-                    Need::Stale => snapshot.alive(now),
-                    Need::Forced | Need::Rejected => None,
+                    Need::Stale if snapshot.alive(now) => Held::of(snapshot),
+                    _ => None,
                 }
             };
             let patience = match alive(now) {
@@ -424,6 +432,19 @@ impl Vault {
             () = self.inner.tracker.wait() => true,
             () = self.inner.clock.sleep(patience) => false,
         }
+    }
+}
+
+impl Inner {
+    /// The token in memory, if it is fresh: no lock, no allocation, nobody is waited for.
+    fn at_hand(&self, resolved: &Resolved) -> Option<Held> {
+        let snapshot = resolved.grant.snapshot();
+        if !snapshot.fresh(self.clock.now()) {
+            return None;
+        }
+        resolved.grant.note_use();
+        self.observer.observe(&Signal::Served(Served::Fresh));
+        Held::of(snapshot)
     }
 }
 

@@ -43,7 +43,18 @@ pub(crate) fn on_grant<T>(
     let before = row.clone();
     let value = verb(&mut row, at);
     if row != before {
-        save(db, &row)?;
+        let only_claimed = GrantRow {
+            epoch: row.epoch,
+            claim: row.claim.clone(),
+            attempt: row.attempt.clone(),
+            trouble: row.trouble.clone(),
+            ..before.clone()
+        };
+        if row == only_claimed {
+            save_claim(db, &row)?;
+        } else {
+            save(db, &row)?;
+        }
     }
     if (row.version, &row.standing) != (before.version, &before.standing) {
         changes::announce(db, &Change::Grant(row.id))?;
@@ -161,6 +172,23 @@ pub(crate) fn save(db: &Connection, row: &GrantRow) -> Outcome<()> {
         ":attempt": row.attempt.as_ref().map(to_json).transpose()?,
         ":trouble": row.trouble.as_ref().map(to_json).transpose()?,
     })?;
+    Ok(())
+}
+
+/// As [`save`], where nothing else has changed: no index is touched.
+fn save_claim(db: &Connection, row: &GrantRow) -> Outcome<()> {
+    let sql = "UPDATE grants SET epoch = ?, claim_owner = ?, claim_epoch = ?, claim_until = ?,
+        attempt = ?, trouble = ? WHERE id = ?";
+    let claim = row.claim.as_ref();
+    db.prepare_cached(sql)?.execute(params![
+        integer(row.epoch)?,
+        claim.map(|claim| claim.owner.as_str()),
+        claim.map(|claim| integer(claim.epoch)).transpose()?,
+        claim.map(|claim| claim.until.0),
+        row.attempt.as_ref().map(to_json).transpose()?,
+        row.trouble.as_ref().map(to_json).transpose()?,
+        row.id.as_str(),
+    ])?;
     Ok(())
 }
 

@@ -28,23 +28,37 @@ pub(crate) fn start(connections: Vec<Connection>) -> io::Result<(Queue, Vec<Join
     Ok((queue, threads))
 }
 
+/// At most so many reads share one transaction: few enough for the other threads to have some.
+const GROUP: usize = 16;
+
 fn read(mut connection: Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
+    let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
     loop {
-        // One thread waits for the next job, and the others wait for their turn to wait.
-        let next = jobs.lock().expect("no panic while locked").recv();
-        let Ok(mut job) = next else { return };
-        let failed = snapshot(&mut connection, job.as_mut())
-            .err()
-            .map(StoreError::from);
-        job.answer(failed.as_ref());
+        {
+            // One thread waits for the next job, and the others wait for their turn to wait.
+            let jobs = jobs.lock().expect("no panic while locked");
+            let Ok(first) = jobs.recv() else { return };
+            group.push(first);
+            group.extend(jobs.try_iter().take(GROUP - 1));
+        }
+        if let Err(error) = snapshot(&mut connection, &mut group) {
+            let failed = StoreError::from(error);
+            for job in group.drain(..) {
+                job.answer(Some(&failed));
+            }
+        }
     }
 }
 
-/// A job's reads see one state of the file: the newest that was committed by anybody before.
-fn snapshot(connection: &mut Connection, job: &mut dyn Job) -> Result<(), Fault> {
+/// The reads of a group see one state of the file: the newest that was committed by anybody
+/// before, and so before any of them was asked for. Those that are left in the group have failed.
+fn snapshot(connection: &mut Connection, group: &mut Vec<Box<dyn Job>>) -> Result<(), Fault> {
     let transaction = connection.transaction()?;
-    // Its error, if any, goes to its caller.
-    let _ = job.run(&transaction);
+    for mut job in group.drain(..) {
+        // Its error, if any, goes to its caller.
+        let _ = job.run(&transaction);
+        job.answer(None);
+    }
     transaction.finish()?;
     Ok(())
 }

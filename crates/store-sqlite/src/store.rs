@@ -10,7 +10,7 @@ use tokenward::{
     },
     store::{
         ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
-        OAuthClient, Stamped, Store, StoreResult,
+        OAuthClient, Stamped, Store, StoreResult, Whole,
     },
 };
 
@@ -93,6 +93,28 @@ impl Store for SqliteStore {
     async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>> {
         let key = key.clone();
         self.read(move |db| connections::find(db, &key)).await
+    }
+
+    async fn whole(&self, key: &ConnectionKey) -> StoreResult<Option<Whole>> {
+        let key = key.clone();
+        self.read(move |db| {
+            let Some(connection) = connections::find(db, &key)? else {
+                return Ok(None);
+            };
+            let grant = match &connection.grant {
+                Some(grant) => Some(Stamped {
+                    value: grants::find(db, grant)?,
+                    at: now(),
+                }),
+                None => None,
+            };
+            Ok(Some(Whole {
+                client: tenants::client(db, &key.application, &key.service)?,
+                grant,
+                connection,
+            }))
+        })
+        .await
     }
 
     async fn connections(

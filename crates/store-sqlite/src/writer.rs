@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// At most so many verbs share one transaction.
-const GROUP: usize = 64;
+const GROUP: usize = 256;
 /// Old changes are pruned once in so many groups.
 const GROUPS_BETWEEN_PRUNES: u64 = 64;
 
@@ -64,23 +64,27 @@ fn commit(
     prune: bool,
 ) -> Result<(), Fault> {
     // IMMEDIATE: a transaction that begins as a reader cannot wait for its turn to write.
-    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if prune {
         changes::prune(&transaction)?;
     }
+    // Kept as prepared statements, because there are two for each verb.
+    let say = |sql| transaction.prepare_cached(sql)?.execute([]);
     for job in group {
-        let savepoint = transaction.savepoint()?;
-        let done = job.run(&savepoint);
-        match done {
-            Ok(()) => savepoint.commit()?,
+        say("SAVEPOINT verb")?;
+        match job.run(&transaction) {
+            Ok(()) => {}
             // A full disk or an I/O error ends the whole transaction, whatever SQLite was doing.
-            Err(cause) if savepoint.is_autocommit() => {
+            Err(cause) if transaction.is_autocommit() => {
                 return Err(Fault::Refused(format!(
                     "the transaction was rolled back: {cause}"
                 )));
             }
-            Err(_) => savepoint.finish()?,
+            Err(_) => {
+                say("ROLLBACK TO verb")?;
+            }
         }
+        say("RELEASE verb")?;
     }
     transaction.commit()?;
     Ok(())

@@ -34,6 +34,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A probe that has not reported back for this long is taken for lost.
 const PROBE_LIFE: Duration = Duration::from_secs(90);
 
+/// A turn that is missed by more than this, and by more than a burst, is lost.
+const LATE: Duration = Duration::from_secs(1);
+
 /// Whether a refresh may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -73,7 +76,10 @@ impl Gate {
     }
 
     /// Asks for one refresh to go out at `now`.
-    pub fn admit(&mut self, now: Moment) -> Admission {
+    ///
+    /// Who must wait is given a `turn` of its own, and brings it along when it asks again: those
+    /// who wait go in the order in which they came, and none is woken in vain.
+    pub fn admit(&mut self, now: Moment, turn: &mut Option<Moment>) -> Admission {
         if let Some(until) = self.open_until {
             if now < until {
                 return Admission::Open { until };
@@ -88,11 +94,23 @@ impl Gate {
         }
         let interval = Duration::from_secs_f64(1.0 / self.limits.per_second.max(0.001));
         let burst = interval * self.limits.burst.saturating_sub(1);
-        let tat = self.tat.max(now);
-        if tat > now + burst {
-            return Admission::Wait((now + burst).until(tat));
+        if let Some(at) = *turn {
+            if now < at {
+                return Admission::Wait(now.until(at));
+            }
+            *turn = None;
+            // After a long pause of this process too many turns would have come at once.
+            if now <= at + burst.max(LATE) {
+                return Admission::Go;
+            }
         }
+        let tat = self.tat.max(now);
         self.tat = tat + interval;
+        if tat > now + burst {
+            let at = tat - burst;
+            *turn = Some(at);
+            return Admission::Wait(now.until(at));
+        }
         Admission::Go
     }
 
@@ -132,6 +150,13 @@ impl Gate {
 mod tests {
     use super::*;
 
+    impl Gate {
+        /// Asks for the first time.
+        fn ask(&mut self, now: Moment) -> Admission {
+            self.admit(now, &mut None)
+        }
+    }
+
     fn at(ms: u64) -> Moment {
         Moment(Duration::from_millis(ms))
     }
@@ -144,50 +169,70 @@ mod tests {
         });
         let now = at(1000);
         for _ in 0..3 {
-            assert_eq!(gate.admit(now), Admission::Go);
+            assert_eq!(gate.ask(now), Admission::Go);
         }
-        assert_eq!(gate.admit(now), Admission::Wait(Duration::from_millis(100)));
-        assert_eq!(gate.admit(at(1100)), Admission::Go);
-        assert_eq!(
-            gate.admit(at(1100)),
-            Admission::Wait(Duration::from_millis(100))
-        );
+        let wait = |ms| Admission::Wait(Duration::from_millis(ms));
+        let (mut first, mut second) = (None, None);
+        assert_eq!(gate.admit(now, &mut first), wait(100));
+        assert_eq!(gate.admit(now, &mut second), wait(200));
+        // Who comes later goes later, even if it asks at the very moment.
+        assert_eq!(gate.ask(at(1100)), wait(200));
+        assert_eq!(gate.admit(at(1100), &mut first), Admission::Go);
+        // Woken early, it keeps its turn.
+        assert_eq!(gate.admit(at(1100), &mut second), wait(100));
+        assert_eq!(gate.admit(at(1203), &mut second), Admission::Go);
+        assert_eq!(second, None);
+    }
+
+    #[test]
+    fn turns_that_were_slept_through_do_not_all_come_at_once() {
+        let mut gate = Gate::new(GateLimits {
+            per_second: 10.0,
+            burst: 1,
+        });
+        let mut turns = [None; 200];
+        for turn in &mut turns {
+            gate.admit(at(0), turn);
+        }
+        let waiting = turns.iter_mut().filter(|turn| turn.is_some());
+        let asked = waiting.map(|turn| gate.admit(at(19_900), turn));
+        assert_eq!(asked.filter(|answer| *answer == Admission::Go).count(), 11);
     }
 
     #[test]
     fn breaker_opens_after_failures_in_a_row_and_lets_one_probe_through() {
         let mut gate = Gate::new(GateLimits::default());
         for _ in 0..TRIP_AFTER {
-            assert_eq!(gate.admit(at(0)), Admission::Go);
+            assert_eq!(gate.ask(at(0)), Admission::Go);
             gate.ill(FailureKind::NotSent, None, at(0));
         }
-        assert_eq!(gate.admit(at(10)), Admission::Open { until: at(1000) });
-        assert_eq!(gate.admit(at(1000)), Admission::Go);
-        assert!(matches!(gate.admit(at(1000)), Admission::Wait(_)));
+        assert_eq!(gate.ask(at(10)), Admission::Open { until: at(1000) });
+        assert_eq!(gate.ask(at(1000)), Admission::Go);
+        assert!(matches!(gate.ask(at(1000)), Admission::Wait(_)));
         gate.ill(FailureKind::NotSent, None, at(1000));
-        assert_eq!(gate.admit(at(1001)), Admission::Open { until: at(3000) });
-        assert_eq!(gate.admit(at(3000)), Admission::Go);
+        assert_eq!(gate.ask(at(1001)), Admission::Open { until: at(3000) });
+        assert_eq!(gate.ask(at(3000)), Admission::Go);
         gate.well();
-        assert_eq!(gate.admit(at(3000)), Admission::Go);
-        assert_eq!(gate.admit(at(3000)), Admission::Go);
+        assert_eq!(gate.ask(at(3000)), Admission::Go);
+        assert_eq!(gate.ask(at(3000)), Admission::Go);
     }
 
     #[test]
     fn one_failure_does_not_open_it_but_retry_after_does() {
         let mut gate = Gate::new(GateLimits::default());
         gate.ill(FailureKind::Unknown, None, at(0));
-        assert_eq!(gate.admit(at(0)), Admission::Go);
+        assert_eq!(gate.ask(at(0)), Admission::Go);
         gate.ill(FailureKind::Throttled, Some(Duration::from_secs(7)), at(0));
-        assert_eq!(gate.admit(at(6999)), Admission::Open { until: at(7000) });
-        assert_eq!(gate.admit(at(7000)), Admission::Go);
+        assert_eq!(gate.ask(at(6999)), Admission::Open { until: at(7000) });
+        assert_eq!(gate.ask(at(7000)), Admission::Go);
     }
 
     #[test]
     fn a_lost_probe_does_not_close_the_gate_for_ever() {
         let mut gate = Gate::new(GateLimits::default());
         gate.ill(FailureKind::Throttled, Some(Duration::from_secs(1)), at(0));
-        assert_eq!(gate.admit(at(1000)), Admission::Go);
-        assert!(matches!(gate.admit(at(50_000)), Admission::Wait(_)));
-        assert_eq!(gate.admit(at(91_000)), Admission::Go);
+        assert_eq!(gate.ask(at(1000)), Admission::Go);
+        assert!(matches!(gate.ask(at(50_000)), Admission::Wait(_)));
+        assert_eq!(gate.ask(at(91_000)), Admission::Go);
     }
 }

@@ -1,6 +1,12 @@
 //! A grant in memory: its newest snapshot, and the flight that is under way.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::{Deref, Range},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::HeaderValue;
 
@@ -14,7 +20,7 @@ use crate::{
         ledger::{GrantRow, Need},
         schedule,
     },
-    seal::Purpose,
+    seal::{Purpose, SealError},
     secret::Secret,
     sync::{
         ArcSwap, Guard, Mutex, Notify, OnceLock,
@@ -26,18 +32,26 @@ use crate::{
 
 /// An access token, ready to be sent.
 pub struct Token {
-    access_token: Secret,
     authorization: HeaderValue,
+    /// Where in it the token itself stands.
+    text: Range<usize>,
     version: u64,
+    expires_at: Option<StoreTime>,
+    /// `None` for most: what is kept for each grant should be small.
+    extra: Option<Box<Extra>>,
+}
+
+/// What some providers send along.
+struct Extra {
     metadata: BTreeMap<String, String>,
     scope: Vec<String>,
-    expires_at: Option<StoreTime>,
 }
 
 impl Token {
     /// The token's text.
-    pub fn secret(&self) -> &Secret {
-        &self.access_token
+    pub fn secret(&self) -> Secret {
+        let text = &self.authorization.as_bytes()[self.text.clone()];
+        Secret::new(String::from_utf8_lossy(text))
     }
 
     /// The value of the `Authorization` header, marked sensitive.
@@ -52,12 +66,13 @@ impl Token {
 
     /// What the provider sent with it, such as `instance_url`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.extra.as_ref().map_or(&NONE, |extra| &extra.metadata)
     }
 
     /// Granted scopes; empty where the provider does not say.
     pub fn scope(&self) -> &[String] {
-        &self.scope
+        self.extra.as_ref().map_or(&[], |extra| &extra.scope)
     }
 
     /// When it expires, on the store's clock.
@@ -74,10 +89,38 @@ impl fmt::Debug for Token {
     }
 }
 
+/// A token that was handed out: it stays what it is, whatever is granted after it.
+///
+/// To take it and to leave it writes to nothing that other threads read (as long as a thread has
+/// no more than eight at a time; then it counts references, as an `Arc` does).
+pub struct Held(Guard<Arc<Snapshot>>);
+
+impl Held {
+    /// `None` if there is no token in it.
+    pub(super) fn of(snapshot: Guard<Arc<Snapshot>>) -> Option<Self> {
+        snapshot.token.is_some().then_some(Self(snapshot))
+    }
+}
+
+impl Deref for Held {
+    type Target = Token;
+
+    fn deref(&self) -> &Token {
+        let token = self.0.token.as_ref();
+        token.expect("nothing is held without a token")
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// What is known of a grant's newest version.
 pub(super) struct Snapshot {
     pub(super) version: u64,
-    pub(super) token: Option<Arc<Token>>,
+    pub(super) token: Option<Token>,
     pub(super) refreshable: bool,
     /// The margin for this token's lifetime.
     pub(super) margin: Duration,
@@ -87,28 +130,25 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The token, if it is good for more than the margin.
-    pub(super) fn fresh(&self, now: Moment) -> Option<&Arc<Token>> {
-        let token = self.token.as_ref()?;
-        let fresh = match self.expires {
-            None => true,
-            // What cannot be refreshed is used to its end.
-            Some(expires) if !self.refreshable => now < expires,
-            Some(expires) => now + self.margin < expires,
-        };
-        fresh.then_some(token)
+    /// Whether there is a token that is good for more than the margin.
+    pub(super) fn fresh(&self, now: Moment) -> bool {
+        self.token.is_some()
+            && match self.expires {
+                None => true,
+                // What cannot be refreshed is used to its end.
+                Some(expires) if !self.refreshable => now < expires,
+                Some(expires) => now + self.margin < expires,
+            }
     }
 
-    /// The token, if it lives at all.
-    pub(super) fn alive(&self, now: Moment) -> Option<Arc<Token>> {
-        self.token
-            .clone()
-            .filter(|_| self.expires.is_none_or(|expires| now < expires))
+    /// Whether there is a token that lives at all.
+    pub(super) fn alive(&self, now: Moment) -> bool {
+        self.token.is_some() && self.expires.is_none_or(|expires| now < expires)
     }
 
     /// Whether the token lives, or was granted since then with no life at all.
     pub(super) fn good_since(&self, then: Moment, now: Moment) -> bool {
-        self.alive(now).is_some() || self.refreshed.is_some_and(|at| at >= then)
+        self.alive(now) || self.refreshed.is_some_and(|at| at >= then)
     }
 }
 
@@ -204,7 +244,7 @@ impl Drop for Herald {
 
 /// What joining found.
 pub(super) enum Joined {
-    Newer(Arc<Token>),
+    Newer(Held),
     Flight(Waiter),
 }
 
@@ -264,6 +304,20 @@ impl GrantEntry {
     }
 }
 
+/// The header's value, and where in it the token stands.
+fn authorization(
+    connector: &Connector,
+    token: &Secret,
+) -> Result<(HeaderValue, Range<usize>), TokenError> {
+    let template = &connector.api.authorization;
+    let from = template.find("{token}").unwrap_or(0);
+    let text = template.replace("{token}", token.expose());
+    // A token that no header can carry can never be used.
+    let mut value = HeaderValue::try_from(text).map_err(|_| SealError::Malformed)?;
+    value.set_sensitive(true);
+    Ok((value, from..from + token.expose().len()))
+}
+
 impl Inner {
     /// Reads a row's tokens into a snapshot. `asked` is our time before the row was asked for,
     /// so that an expiry is never taken for later than it is.
@@ -279,7 +333,7 @@ impl Inner {
             version: row.version,
         };
         let plain = self.keyring.open(purpose, &row.sealed)?;
-        let tokens = TokenSet::from_plain(&plain).ok_or(crate::seal::SealError::Malformed)?;
+        let tokens = TokenSet::from_plain(&plain).ok_or(SealError::Malformed)?;
         let ours = |time: StoreTime| {
             if time >= at {
                 asked + at.until(time)
@@ -288,24 +342,21 @@ impl Inner {
             }
         };
         let refreshable = tokens.refreshable();
-        let token = match tokens.access_token {
+        let token = match &tokens.access_token {
             Some(access_token) => {
-                let text = connector
-                    .api
-                    .authorization
-                    .replace("{token}", access_token.expose());
-                // A token that no header can carry can never be used.
-                let mut authorization =
-                    HeaderValue::try_from(text).map_err(|_| crate::seal::SealError::Malformed)?;
-                authorization.set_sensitive(true);
-                Some(Arc::new(Token {
-                    access_token,
-                    authorization,
-                    version: row.version,
+                let (authorization, text) = authorization(connector, access_token)?;
+                let extra = Extra {
                     metadata: tokens.metadata,
                     scope: tokens.scope,
+                };
+                let none = extra.metadata.is_empty() && extra.scope.is_empty();
+                Some(Token {
+                    authorization,
+                    text,
+                    version: row.version,
                     expires_at: row.expires_at,
-                }))
+                    extra: (!none).then(|| Box::new(extra)),
+                })
             }
             None => None,
         };
@@ -384,13 +435,14 @@ impl Inner {
         // A flight that lands publishes its snapshot before it leaves the slot: under the lock,
         // either the snapshot is newer or the flight is still to be joined.
         let snapshot = entry.snapshot();
-        if snapshot.version > seen
-            && let Some(token) = &snapshot.token
+        let (version, refreshable) = (snapshot.version, snapshot.refreshable);
+        if version > seen
             && enough(&snapshot)
+            && let Some(token) = Held::of(snapshot)
         {
-            return Ok(Joined::Newer(token.clone()));
+            return Ok(Joined::Newer(token));
         }
-        if !snapshot.refreshable {
+        if !refreshable {
             return Err(TokenError::NoRefreshToken);
         }
         if let Some(waiter) = &*slot {
@@ -403,7 +455,7 @@ impl Inner {
         }
         let (herald, waiter) = Herald::new();
         *slot = Some(waiter.clone());
-        let newest = snapshot.version.max(seen);
+        let newest = version.max(seen);
         self.tracker.spawn(pilot::fly(
             self.clone(),
             entry.clone(),

@@ -125,7 +125,7 @@ impl Vault {
                 // Nobody asks for it: it rests until somebody does, or until keep-alive.
                 if entry.snapshot().version == version && entry.take_use() {
                     // Nobody waits for this flight; what it has to say, it logs.
-                    let fresh = |newer: &Snapshot| newer.fresh(now).is_some();
+                    let fresh = |newer: &Snapshot| newer.fresh(now);
                     let _ = self.inner.join(&entry, Need::Stale, version, fresh);
                 }
             }

@@ -71,6 +71,8 @@ struct Pilot<'a> {
     stamp: StoreTime,
     /// The spool entry that this flight has made.
     spooled: Option<String>,
+    /// Its turn at the token endpoint's gate.
+    turn: Option<Moment>,
 }
 
 impl<'a> Pilot<'a> {
@@ -91,6 +93,7 @@ impl<'a> Pilot<'a> {
             asked: inner.clock.now(),
             stamp: StoreTime(0),
             spooled: None,
+            turn: None,
         }
     }
 
@@ -194,9 +197,12 @@ impl<'a> Pilot<'a> {
             .or_insert_with(|| Gate::new(self.entry.connector.gate_limits())))
     }
 
-    fn admit(&self) -> Admission {
+    fn admit(&mut self) -> Admission {
         let now = self.inner.clock.now();
-        self.gate(|gate| gate.admit(now))
+        let mut turn = self.turn.take();
+        let admission = self.gate(|gate| gate.admit(now, &mut turn));
+        self.turn = turn;
+        admission
     }
 
     /// Uses the refresh token, extending the claim while the provider thinks.

@@ -13,9 +13,14 @@ use super::{Inner, Vault, entry::GrantEntry};
 use crate::{
     connector::{Connector, Context},
     error::TokenError,
-    id::{ConnectionKey, ConnectionKeyRef, GrantId},
-    store::{Change, StoreError},
-    sync::atomic::{AtomicBool, Ordering},
+    id::{ApplicationId, ConnectionKey, ConnectionKeyRef, GrantId},
+    refresh::ledger::GrantRow,
+    store::{Change, Stamped, StoreError, Whole},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        lock,
+    },
+    time::Moment,
 };
 
 /// A connection with its connector and grant, as of the last change to either.
@@ -45,7 +50,7 @@ impl fmt::Debug for Resolved {
 }
 
 impl Resolved {
-    fn trusted(&self) -> bool {
+    pub(super) fn trusted(&self) -> bool {
         self.trusted.load(Ordering::Acquire)
     }
 
@@ -137,7 +142,7 @@ impl Vault {
         self.inner
             .connections
             .pin()
-            .insert(key.clone(), resolved.clone());
+            .insert(resolved.key.clone(), resolved.clone());
         // A change may have been heard of between the reading and the keeping.
         if self.inner.heard_since(heard) {
             self.inner.connections.pin().remove(key);
@@ -197,9 +202,14 @@ impl Inner {
     }
 
     async fn look_up(&self, key: &ConnectionKey) -> Result<Resolved, TokenError> {
-        let connection = self
+        let asked = self.asked();
+        let Whole {
+            connection,
+            client,
+            grant,
+        } = self
             .store
-            .connection(key)
+            .whole(key)
             .await?
             .ok_or_else(|| TokenError::UnknownConnection(key.to_string()))?;
         if !connection.enabled {
@@ -210,16 +220,21 @@ impl Inner {
             .find(key.service.as_str())
             .ok_or_else(|| TokenError::UnknownConnector(key.service.to_string()))?
             .clone();
-        let grant = connection
-            .grant
-            .ok_or_else(|| TokenError::NotAuthorized(key.to_string()))?;
-        let client = self.store.client(&key.application, &key.service).await?;
+        let not_authorized = || TokenError::NotAuthorized(key.to_string());
+        let id = connection.grant.ok_or_else(not_authorized)?;
+        let entry = match (self.known(&id), grant) {
+            (Some(entry), _) => Some(entry),
+            (None, Some(row)) => self.keep(row, &connector, asked).await?,
+            (None, None) => None,
+        };
         Ok(Resolved {
-            key: key.clone(),
-            grant: self
-                .grant_entry(&grant, &connector)
-                .await?
-                .ok_or_else(|| TokenError::NotAuthorized(key.to_string()))?,
+            key: ConnectionKey {
+                application: ApplicationId::new(self.shared(key.application.as_str())),
+                consumer: key.consumer.clone(),
+                unified_api: self.shared(&key.unified_api),
+                service: connector.id.clone(),
+            },
+            grant: entry.ok_or_else(not_authorized)?,
             settings: settings_as_text(&connector, &connection.settings),
             client_settings: client.map(|client| client.settings).unwrap_or_default(),
             attachment: std::sync::OnceLock::new(),
@@ -228,35 +243,80 @@ impl Inner {
         })
     }
 
+    /// One copy of a name that many have. There are as many as applications and unified APIs.
+    fn shared(&self, name: &str) -> Arc<str> {
+        let mut names = lock(&self.names);
+        match names.get(name) {
+            Some(name) => name.clone(),
+            None => {
+                let name: Arc<str> = name.into();
+                names.insert(name.clone());
+                name
+            }
+        }
+    }
+
     /// The entry of a grant; `None` if there is no such grant.
     pub(super) async fn grant_entry(
         &self,
         id: &GrantId,
         connector: &Arc<Connector>,
     ) -> Result<Option<Arc<GrantEntry>>, TokenError> {
-        if let Some(entry) = self.grants.pin().get(id)
-            && entry.trusted()
-        {
-            return Ok(Some(entry.clone()));
+        if let Some(entry) = self.known(id) {
+            return Ok(Some(entry));
         }
-        let heard = self.heard.load(Ordering::SeqCst);
-        let asked = self.clock.now();
-        let stamped = self.store.grant(id).await?;
-        let Some(row) = stamped.value else {
+        let asked = self.asked();
+        let row = self.store.grant(id).await?;
+        self.keep(row, connector, asked).await
+    }
+
+    /// The entry of a grant in memory, if it is as new as what was heard.
+    fn known(&self, id: &GrantId) -> Option<Arc<GrantEntry>> {
+        let grants = self.grants.pin();
+        grants.get(id).filter(|entry| entry.trusted()).cloned()
+    }
+
+    fn asked(&self) -> Asked {
+        Asked {
+            heard: self.heard.load(Ordering::SeqCst),
+            at: self.clock.now(),
+        }
+    }
+
+    /// Keeps a grant's row that was asked for then.
+    async fn keep(
+        &self,
+        stamped: Stamped<Option<GrantRow>>,
+        connector: &Arc<Connector>,
+        asked: Asked,
+    ) -> Result<Option<Arc<GrantEntry>>, TokenError> {
+        let Some(mut row) = stamped.value else {
             return Ok(None);
         };
-        let snapshot = self.read(&row, connector, stamped.at, asked)?;
+        row.application = ApplicationId::new(self.shared(row.application.as_str()));
+        let snapshot = self.read(&row, connector, stamped.at, asked.at)?;
         let entry = Arc::new(GrantEntry::new(&row, connector.clone(), snapshot));
         // Two who read at once: the first one's entry stands, brought up to the newer row.
-        let entry = self.grants.pin().get_or_insert(id.clone(), entry).clone();
-        self.adopt(&entry, &row, stamped.at, asked)?;
+        let entry = self
+            .grants
+            .pin()
+            .get_or_insert(row.id.clone(), entry)
+            .clone();
+        self.adopt(&entry, &row, stamped.at, asked.at)?;
         // Until this is known, others see the entry and read for themselves: this task may be slow
         // here, fail, or be dropped.
-        if self.heard_since(heard) {
+        if self.heard_since(asked.heard) {
             self.reload(&entry).await?;
         }
         entry.trust();
         self.plan_ahead(&entry, &entry.snapshot());
         Ok(Some(entry))
     }
+}
+
+/// The state of things before something was read: what was heard by then, and our time.
+#[derive(Clone, Copy)]
+struct Asked {
+    heard: u64,
+    at: Moment,
 }

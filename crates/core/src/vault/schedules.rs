@@ -244,13 +244,13 @@ impl World {
         self.vault.import(&self.key, import).await.unwrap();
     }
 
-    async fn ask(&self, need: Need) -> Result<Arc<Token>, TokenError> {
+    async fn ask(&self, need: Need) -> Result<Held, TokenError> {
         match need {
             Need::Stale => self.vault.token(&self.key).await,
             Need::Forced => self.vault.validate(&self.key).await,
             Need::Rejected => {
                 let resolved = self.vault.resolve(&self.key).await?;
-                let token = resolved.grant.snapshot().token.clone().expect("imported");
+                let token = Held::of(resolved.grant.snapshot()).expect("imported");
                 let wait = self.vault.config().wait;
                 let better = self.vault.rejected(&resolved, &token, wait).await?;
                 Ok(better.unwrap_or(token))

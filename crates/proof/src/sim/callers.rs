@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokenward::{GrantId, Secret, Token, TokenError, store::ConnectionPatch, vault::Import};
+use tokenward::{GrantId, Held, Secret, Token, TokenError, store::ConnectionPatch, vault::Import};
 use tokenward_testkit::sandbox::ledger::AccessId;
 
 use super::{
@@ -96,7 +96,7 @@ impl World {
         connection: usize,
         question: Question,
         asked: &Asked,
-        answer: Result<Option<Arc<Token>>, TokenError>,
+        answer: Result<Option<Held>, TokenError>,
     ) {
         if process.life.is_dead() {
             return;
@@ -137,7 +137,8 @@ impl World {
                 return;
             }
         };
-        let text = token.secret().expose();
+        let secret = token.secret();
+        let text = secret.expose();
         let (family, access) = read_token(text).expect("a token of ours");
         let version = token.version();
         books.counts.call("a token");

@@ -1,9 +1,9 @@
 //! `tokenward token` and `tokenward validate`: the embedded vault, without a server.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use serde_json::json;
-use tokenward::{Token, TokenError, Vault};
+use tokenward::{Held, TokenError, Vault};
 
 use super::{connections::Place, output::Output, signals};
 
@@ -62,8 +62,8 @@ pub(super) async fn validate(options: &ValidateOptions, vault: &Vault) -> anyhow
 /// is saved first. `None`: interrupted.
 async fn uninterrupted(
     vault: &Vault,
-    wait: impl Future<Output = Result<Arc<Token>, TokenError>>,
-) -> Result<Option<Arc<Token>>, TokenError> {
+    wait: impl Future<Output = Result<Held, TokenError>>,
+) -> Result<Option<Held>, TokenError> {
     let longest = vault.config().answer_timeout + Duration::from_secs(5);
     tokio::select! {
         result = wait => {

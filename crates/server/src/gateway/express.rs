@@ -8,7 +8,11 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, BytesMut};
 use http::{HeaderValue, Method, Response, StatusCode};
-use tokenward::{Token, time::Moment, vault::Resolved};
+use tokenward::{
+    Token,
+    time::Moment,
+    vault::{Held, Resolved},
+};
 use tokio::time::Instant;
 
 use super::{
@@ -50,7 +54,7 @@ pub(crate) enum Express {
 #[derive(Debug)]
 pub(crate) struct Passed {
     pub(super) began: Moment,
-    pub(super) token: Arc<Token>,
+    pub(super) token: Held,
     pub(super) target: Target,
     pub(super) result: Result<Response<UpstreamBody>, UpstreamError>,
 }
@@ -125,7 +129,7 @@ impl Gateway {
     }
 
     /// Where it goes and with what, if that is known without asking anybody.
-    fn look_up(&self, plain: &Plain<'_>) -> Option<(Arc<Resolved>, Arc<Token>, Target)> {
+    fn look_up(&self, plain: &Plain<'_>) -> Option<(Arc<Resolved>, Held, Target)> {
         if !self.keys.knows(plain.key, plain.application) {
             return None;
         }

@@ -10,7 +10,7 @@ use tokenward::{
 };
 use tokio::{sync::Barrier, task::JoinSet};
 
-use super::scene::*;
+use super::{scene::*, tenants::oauth_client};
 
 fn object(value: Value) -> Map<String, Value> {
     match value {
@@ -36,6 +36,26 @@ async fn share(store: &dyn Store, consumer: &str, grant: &str) {
         .await
         .expect("link")
         .expect("the grant exists");
+}
+
+/// What is read at once is what is read piece by piece.
+pub async fn a_whole_is_its_parts(subject: Subject) {
+    let store = &*subject.store;
+    assert_eq!(store.whole(&key("c")).await.expect("read"), None);
+    let patch = ConnectionPatch::default();
+    let unused = store.save_connection(&key("c"), patch).await;
+    let whole = store.whole(&key("c")).await.expect("read").expect("there");
+    assert_eq!(whole.connection, unused.expect("save"));
+    assert_eq!((whole.client, whole.grant), (None, None));
+
+    let row = granted(store, "c", "g").await;
+    let client = oauth_client(APPLICATION, SERVICE);
+    store.put_client(client.clone()).await.expect("put");
+    let whole = store.whole(&key("c")).await.expect("read").expect("there");
+    let connection = store.connection(&key("c")).await.expect("read");
+    assert_eq!(Some(whole.connection), connection);
+    assert_eq!(whole.client, Some(client));
+    assert_eq!(whole.grant.and_then(|read| read.value), Some(row));
 }
 
 /// One statement makes the connection and its grant, and applies the patch.

@@ -57,6 +57,7 @@ macro_rules! conformance_tests {
                 a_released_claim_leaves_no_trace,
                 an_unknown_outcome_is_on_record;
             connections:
+                a_whole_is_its_parts,
                 an_authorization_makes_both,
                 an_authorization_replaces_its_own_grant_only,
                 a_known_token_is_a_conflict,

@@ -324,7 +324,7 @@ async fn tokens_at_once(
     vault: &Vault,
     key: &ConnectionKey,
     callers: usize,
-) -> Vec<Result<Arc<Token>, TokenError>> {
+) -> Vec<Result<Held, TokenError>> {
     let tasks = TaskTracker::new();
     let handles: Vec<_> = (0..callers)
         .map(|_| {
