@@ -2,7 +2,7 @@
 """What refreshing costs, beside what it may cost.
 
   herd      1,000 callers on one grant that has expired: what the wait adds to the provider's own
-            time (whose latency is set, and not what a stopwatch of ours makes of it)
+            time, from the request's arrival there to the answer
   minute    10,000 grants that expire within a minute, at a provider that takes 125 requests a
             second: all are refreshed ahead of their expiry, each once
   million   a vault of 1,000,000 grants on SQLite, every commit flushed: start, memory, schedule,
@@ -36,7 +36,7 @@ PARTS = ["herd", "minute", "million", "fresh"]
 TARGETS = [
     ("herd", "added_p50_ms", "1,000 callers wait longer than the provider takes, p50", "ms", None, False),
     ("herd", "added_p99_ms", "the same, p99", "ms", 5, False),
-    ("herd", "exchange_beyond_latency_p50_ms", "of that, the way there and back (HTTP), p50", "ms", None, False),
+    ("herd", "exchange_p50_ms", "of that, the way there and back (HTTP), p50", "ms", None, False),
     ("minute", "refreshes", "grants of 10,000 in a minute refreshed, each once", "", 10_000, True),
     ("minute", "not_served", "calls meanwhile that got no token", "", 0, False),
     ("minute", "served_after_waiting", "calls meanwhile that waited", "", None, False),

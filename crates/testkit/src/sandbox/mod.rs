@@ -224,6 +224,11 @@ impl Sandbox {
         self.shared.read(|state, _| state.timeline.follow())
     }
 
+    /// How long the token request took that was answered last, from its arrival to its answer.
+    pub fn took(&self) -> Duration {
+        self.shared.read(|state, _| state.took)
+    }
+
     /// The time of the timeline.
     pub fn now_ms(&self) -> u64 {
         self.shared.read(|_, now| millis::as_millis(now))

@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) codes: HashMap<String, Code>,
     pub(super) open: HashMap<u64, OpenRequest>,
     pub(super) requests: u64,
+    /// How long the newest of those took that were answered.
+    pub(super) took: Duration,
     /// Calls so far per key of `/api/flaky`.
     pub(super) flaky: HashMap<String, u32>,
     pub(super) secrets: Vec<String>,
@@ -71,6 +73,7 @@ impl State {
             codes: HashMap::new(),
             open: HashMap::new(),
             requests: 0,
+            took: Duration::ZERO,
             flaky: HashMap::new(),
             secrets: Vec::new(),
             books: Books::default(),

@@ -11,6 +11,7 @@ use super::{
 
 /// What the state knows of a token request whose client is still there.
 pub(super) struct OpenRequest {
+    since: Duration,
     grant: Option<GrantId>,
     refresh: bool,
     granted: bool,
@@ -31,6 +32,7 @@ impl State {
         let id = self.requests;
         let refresh = grant_type == "refresh_token";
         let request = OpenRequest {
+            since: now,
             grant,
             refresh,
             granted: false,
@@ -113,6 +115,7 @@ impl State {
         });
         let note = match end {
             Ending::Answered { status, .. } => {
+                self.took = now.saturating_sub(request.since);
                 Note::new(EventKind::Answered, request.grant).text(status.to_string())
             }
             Ending::Dropped => Note::new(EventKind::Dropped, request.grant),
