@@ -240,7 +240,7 @@ impl Vault {
         // Looked at where it lies: counting references to it would be a write.
         if let Some(resolved) = self.inner.connections.pin().get(connection)
             && resolved.trusted()
-            && let Some(token) = self.inner.at_hand(resolved)
+            && let Ok(token) = self.inner.at_hand(resolved)
         {
             return Ok(token);
         }
@@ -260,10 +260,10 @@ impl Vault {
     ///
     /// [`TokenError`], within `wait`.
     pub async fn token_for(&self, resolved: &Resolved, wait: Duration) -> Result<Held, TokenError> {
-        if let Some(token) = self.inner.at_hand(resolved) {
-            return Ok(token);
-        }
-        let seen = resolved.grant.snapshot().version;
+        let seen = match self.inner.at_hand(resolved) {
+            Ok(token) => return Ok(token),
+            Err(stale) => stale,
+        };
         let deadline = self.inner.clock.now() + wait;
         // Boxed, so that those who need not wait carry no room for it.
         Box::pin(self.obtain(&resolved.grant, Need::Stale, seen, deadline)).await
@@ -271,7 +271,7 @@ impl Vault {
 
     /// The access token if it is fresh: nobody is asked, and nothing waited for.
     pub fn fresh(&self, resolved: &Resolved) -> Option<Held> {
-        self.inner.at_hand(resolved)
+        self.inner.at_hand(resolved).ok()
     }
 
     /// Forces one refresh, whatever the expiry, and answers with the new token. Joins a refresh
@@ -437,14 +437,18 @@ impl Vault {
 
 impl Inner {
     /// The token in memory, if it is fresh: no lock, no allocation, nobody is waited for.
-    fn at_hand(&self, resolved: &Resolved) -> Option<Held> {
+    ///
+    /// The version that is stale and the token that is fresh are of one look: with a second one a
+    /// token that was granted in between would be called stale, and refreshed.
+    fn at_hand(&self, resolved: &Resolved) -> Result<Held, u64> {
         let snapshot = resolved.grant.snapshot();
+        let version = snapshot.version;
         if !snapshot.fresh(self.clock.now()) {
-            return None;
+            return Err(version);
         }
         resolved.grant.note_use();
         self.observer.observe(&Signal::Served(Served::Fresh));
-        Held::of(snapshot)
+        Held::of(snapshot).ok_or(version)
     }
 }
 
