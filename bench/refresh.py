@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import gateway
+import machine
 import instructions
 
 PARTS = ["herd", "minute", "million", "fresh"]
@@ -59,20 +59,20 @@ TARGETS = [
 
 def part(binary: Path, folder: Path, name: str, *arguments) -> dict:
     """Runs one part in a process of its own, and notes what else the machine did meanwhile."""
-    before, started = gateway.snapshot(), time.monotonic()
+    before, started = machine.snapshot(), time.monotonic()
     child = subprocess.Popen(
         [str(binary), "--folder", str(folder), name, *map(str, arguments)], stdout=subprocess.PIPE, text=True
     )
     answer = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    after, wall = gateway.snapshot(), time.monotonic() - started
+    after, wall = machine.snapshot(), time.monotonic() - started
     if child.returncode != 0:
-        raise gateway.WrongAnswer(f"{name} ended with {child.returncode}")
-    kernel = sum(gateway.cpu_between(before, after, session) for session in {0})
+        raise machine.WrongAnswer(f"{name} ended with {child.returncode}")
+    kernel = sum(machine.cpu_between(before, after, session) for session in {0})
     mine = after.processes[os.getpid()][2] - before.processes[os.getpid()][2]
     others = after.busy - before.busy - usage.ru_utime - usage.ru_stime - kernel - mine
-    capacity = wall * gateway.CORES
+    capacity = wall * machine.CORES
     return json.loads(answer) | {
         "other_share": max(0.0, others) / capacity,
         "steal_share": (after.steal - before.steal) / capacity,
@@ -120,8 +120,8 @@ def print_table(rows: list[dict]) -> None:
 def remarks(found: dict) -> list[str]:
     said = []
     for key, words, most in (
-        ("other_share", "other load on this machine", gateway.DISTURBED_BY_OTHERS),
-        ("steal_share", "the hypervisor took processor time", gateway.DISTURBED_BY_STEAL),
+        ("other_share", "other load on this machine", machine.DISTURBED_BY_OTHERS),
+        ("steal_share", "the hypervisor took processor time", machine.DISTURBED_BY_STEAL),
     ):
         cells = {name: cell[key] for name, cell in found.items() if cell[key] > most}
         if cells:
@@ -134,24 +134,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="some of " + ", ".join(PARTS))
     parser.add_argument("--grants", type=int, default=1_000_000, help="grants of the million")
-    parser.add_argument("--folder", type=Path, default=gateway.ROOT / "target/bench", help="where vaults are made")
+    parser.add_argument("--folder", type=Path, default=machine.ROOT / "target/bench", help="where vaults are made")
     parser.add_argument("--no-build", action="store_true", help="use the binary that is there")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    release = Path(os.environ.get("CARGO_TARGET_DIR", gateway.ROOT / "target")) / "release"
+    release = Path(os.environ.get("CARGO_TARGET_DIR", machine.ROOT / "target")) / "release"
     build = ["cargo", "build", "--release", "-p", "tokenward-bench"]
-    if not options.no_build and subprocess.run(build, cwd=gateway.ROOT).returncode != 0:
+    if not options.no_build and subprocess.run(build, cwd=machine.ROOT).returncode != 0:
         return 2
     try:
         found = measure(release / "refresh", options)
-    except (gateway.Missing, gateway.WrongAnswer) as error:
+    except (machine.Missing, machine.WrongAnswer) as error:
         print(f"refresh: {error}", file=sys.stderr)
         return 1
     rows, said = table(found), remarks(found)
     print_table(rows)
     print("\n".join(["", *said]) if said else "\nNothing else disturbed it.")
     result = {"rows": rows, "found": found, "remarks": said}
-    (gateway.ROOT / "target/bench/refresh.json").write_text(json.dumps(result, indent=1) + "\n")
+    (machine.ROOT / "target/bench/refresh.json").write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

@@ -16,12 +16,14 @@ ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime
 # The tests start private clusters from its programs.
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing+=(postgresql)
 want openssl openssl
+want curl curl
 # Counts instructions.
 want valgrind valgrind
 [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 if [ "${1:-}" = bench ]; then
     command -v /usr/sbin/nginx >/dev/null || missing+=(nginx-light)
     want wrk wrk
+    want h2load nghttp2-client
     want haproxy haproxy
     want pip3 python3-pip
 fi

@@ -24,6 +24,7 @@ pub mod open;
 pub mod place;
 mod request_id;
 pub mod serve;
+pub mod tls;
 
 #[doc(hidden)]
 pub use gateway::fuzz;

@@ -1,4 +1,4 @@
-//! The accept loop and its workers: HTTP/1.1 and HTTP/2 on one port, with the timers that keep a
+//! The accept loop and its workers: HTTP/1.1 and HTTP/2 on one port, in TLS or not, with the timers that keep a
 //! slow or silent client from holding a connection for ever.
 //!
 //! Each worker is a thread with a runtime of its own, and a connection stays with the worker that
@@ -34,6 +34,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::BoxError;
 
@@ -41,6 +42,7 @@ use crate::{
     gateway::{CallerBody, GatewayBody},
     lane::{Lane, Left},
     serve::Server,
+    tls::Tls,
 };
 
 /// For the head of a first or next request to arrive.
@@ -76,6 +78,7 @@ impl Workers {
     pub(crate) fn start(
         count: usize,
         patience: Duration,
+        tls: Option<&Tls>,
         make: impl Fn() -> Arc<Server> + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let worker = |number| {
@@ -87,10 +90,11 @@ impl Workers {
             let (release, released) = oneshot::channel::<()>();
             let open = Arc::new(AtomicUsize::new(0));
             let (make, count) = (make.clone(), open.clone());
+            let tls = tls.map(Tls::acceptor);
             let body = move || {
                 runtime.block_on(async move {
                     // Nobody may want to know any more.
-                    let _ = say_ended.send(serve(given, make(), count, patience).await);
+                    let _ = say_ended.send(serve(given, make(), tls, count, patience).await);
                     let _ = released.await;
                 });
             };
@@ -177,6 +181,7 @@ impl Drop for Workers {
 async fn serve(
     mut given: mpsc::UnboundedReceiver<std::net::TcpStream>,
     server: Arc<Server>,
+    tls: Option<TlsAcceptor>,
     open: Arc<AtomicUsize>,
     patience: Duration,
 ) -> bool {
@@ -202,14 +207,21 @@ async fn serve(
         };
         let _ = stream.set_nodelay(true);
         let quiet = Arc::new(Quiet::new());
-        let lane = Lane {
-            stream,
+        let way = Way {
             server: server.clone(),
             quiet: quiet.clone(),
             closing: closing.clone(),
+            http: http.clone(),
+            // The shutdown waits for whoever holds a watcher.
+            watcher: graceful.watcher(),
         };
-        // The shutdown waits for whoever holds a watcher.
-        let serving = connection(lane, http.clone(), graceful.watcher());
+        let tls = tls.clone();
+        let serving = async move {
+            match tls {
+                None => way.serve(stream).await,
+                Some(tls) => Box::pin(way.serve_tls(stream, &tls)).await,
+            }
+        };
         connections.spawn(async move {
             tokio::select! {
                 biased;
@@ -225,40 +237,72 @@ async fn serve(
         .is_ok()
 }
 
-/// One connection: in the lane as long as it can be, then by the library.
-async fn connection(mut lane: Lane, http: auto::Builder<TokioExecutor>, watcher: Watcher) {
-    let Left::ToLibrary(read) = lane.run().await else {
-        return;
-    };
-    let Lane {
-        stream,
-        server,
-        quiet,
-        ..
-    } = lane;
-    let service = service_fn(move |request: Request<Incoming>| {
-        let busy = quiet.begin(request.version());
-        let response = server
-            .clone()
-            .answer(request.map(CallerBody::Incoming), None);
-        async move { Ok::<_, Infallible>(response.await.map(|body| Answer { body, _busy: busy })) }
-    });
-    let io = TokioIo::new(Continued { read, stream });
-    let serving = http
-        .serve_connection_with_upgrades(io, service)
-        .into_owned();
-    // Clients that hang up are no news.
-    let _ = Box::pin(watcher.watch(serving)).await;
+/// What one connection is served with.
+struct Way {
+    server: Arc<Server>,
+    quiet: Arc<Quiet>,
+    /// Cancelled when no further request is to be read.
+    closing: CancellationToken,
+    http: auto::Builder<TokioExecutor>,
+    watcher: Watcher,
+}
+
+impl Way {
+    async fn serve_tls(self, stream: TcpStream, tls: &TlsAcceptor) {
+        match tls.accept(stream).await {
+            Ok(stream) => self.serve(stream).await,
+            Err(error) => tracing::debug!(%error, "no TLS handshake"),
+        }
+    }
+
+    /// In the lane as long as it can be, then by the library.
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+        let Self {
+            server,
+            quiet,
+            closing,
+            http,
+            watcher,
+        } = self;
+        let mut lane = Lane {
+            stream,
+            server,
+            quiet,
+            closing,
+        };
+        let Left::ToLibrary(read) = lane.run().await else {
+            return;
+        };
+        let Lane {
+            stream,
+            server,
+            quiet,
+            ..
+        } = lane;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let busy = quiet.begin(request.version());
+            let response = server
+                .clone()
+                .answer(request.map(CallerBody::Incoming), None);
+            async move { Ok::<_, Infallible>(response.await.map(|body| Answer { body, _busy: busy })) }
+        });
+        let io = TokioIo::new(Continued { read, stream });
+        let serving = http
+            .serve_connection_with_upgrades(io, service)
+            .into_owned();
+        // Clients that hang up are no news.
+        let _ = Box::pin(watcher.watch(serving)).await;
+    }
 }
 
 /// A connection of which something was read already.
 #[derive(Debug)]
-struct Continued {
+struct Continued<S> {
     read: BytesMut,
-    stream: TcpStream,
+    stream: S,
 }
 
-impl AsyncRead for Continued {
+impl<S: AsyncRead + Unpin> AsyncRead for Continued<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -273,7 +317,7 @@ impl AsyncRead for Continued {
     }
 }
 
-impl AsyncWrite for Continued {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Continued<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

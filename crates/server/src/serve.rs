@@ -1,6 +1,6 @@
 //! A server's life: open, listen, drain.
 
-use std::{net::SocketAddr, num::NonZero, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::body::Body;
@@ -16,9 +16,13 @@ use crate::{
     egress::{connector, tls_config},
     gateway::{CallerBody, Gateway, GatewayBody, GatewayConfig, Passed},
     listen::Workers,
-    observe::Metrics,
+    observe::{
+        Metrics,
+        requests::{FLUSH_EVERY, RequestLog},
+    },
     open::{Opened, VaultOptions},
     request_id::RequestIds,
+    tls::TlsOptions,
 };
 
 /// How often connections that have been idle for too long are looked for.
@@ -37,6 +41,11 @@ pub struct ServeOptions {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    pub tls: TlsOptions,
+    /// Write a line of JSON for each request to /proxy to this file, or `-` for standard output
+    #[arg(long, env = "TOKENWARD_REQUEST_LOG", value_name = "FILE")]
+    pub request_log: Option<PathBuf>,
     /// A token with less than this many seconds left is refreshed first (at most a quarter of its lifetime)
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub margin: u64,
@@ -95,13 +104,25 @@ pub async fn serve(
     let opened = vault_options
         .open(config, Arc::new(metrics.clone()))
         .await?;
+    let tls = options.tls.open()?;
+    // The writer is waited for when all else has ended.
+    let (log, _writer) = match &options.request_log {
+        None => (RequestLog::default(), None),
+        Some(file) => {
+            let cannot = || format!("cannot write the request log {}", file.display());
+            let (log, writer) = RequestLog::open(file).with_context(cannot)?;
+            (log, Some(writer))
+        }
+    };
     let listener = TcpListener::bind(options.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; choose another address with --listen",
             options.listen
         )
     })?;
-    greet(options, &opened, listener.local_addr()?).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
+    greet(options, &opened, &url).await?;
     let Opened { vault, rules, .. } = opened;
     vault.start_upkeep();
 
@@ -119,6 +140,7 @@ pub async fn serve(
             connector,
             rules,
             metrics.clone(),
+            log,
             gateway_config,
         ),
         api: router(ApiState {
@@ -140,8 +162,19 @@ pub async fn serve(
         || std::thread::available_parallelism().map_or(1, NonZero::get),
         NonZero::get,
     );
-    let mut workers = Workers::start(count, patience, make).context("the workers cannot start")?;
-    if !workers.listen(listener, stop).await {
+    let mut workers =
+        Workers::start(count, patience, tls.as_ref(), make).context("the workers cannot start")?;
+    let renewed = async {
+        match tls {
+            Some(tls) => tls.follow().await,
+            None => std::future::pending().await,
+        }
+    };
+    let all_done = tokio::select! {
+        all_done = workers.listen(listener, stop) => all_done,
+        never = renewed => match never {},
+    };
+    if !all_done {
         tracing::warn!("some requests were cut off at shutdown");
     }
     // Requests may have ended before the refreshes that they began.
@@ -154,17 +187,17 @@ pub async fn serve(
     Ok(())
 }
 
-async fn greet(options: &ServeOptions, opened: &Opened, address: SocketAddr) -> anyhow::Result<()> {
+async fn greet(options: &ServeOptions, opened: &Opened, url: &str) -> anyhow::Result<()> {
     if let Some(key) = &opened.new_key {
         tracing::warn!(file = %key.display(), "a new key was made; without it the vault cannot be read: keep a copy of it elsewhere");
     }
     if options.json {
         println!(
             "{}",
-            serde_json::json!({ "listening": format!("http://{address}"), "data_dir": opened.data_dir, "store": opened.store })
+            serde_json::json!({ "listening": url, "data_dir": opened.data_dir, "store": opened.store })
         );
     } else {
-        println!("listening on http://{address}, vault in {}", opened.store);
+        println!("listening on {url}, vault in {}", opened.store);
         if opened.vault.store().applications().await?.is_empty() {
             println!("no application yet; make one with: tokenward applications create NAME");
         }
@@ -184,10 +217,18 @@ impl Server {
 
     /// Looks after a worker's connections to APIs, until its runtime ends.
     fn start_upkeep(self: Arc<Self>) {
-        TaskTracker::new().spawn(async move {
+        let tasks = TaskTracker::new();
+        let server = self.clone();
+        tasks.spawn(async move {
             loop {
-                self.vault.clock().sleep(SWEEP_EVERY).await;
-                self.gateway.sweep();
+                server.vault.clock().sleep(SWEEP_EVERY).await;
+                server.gateway.sweep();
+            }
+        });
+        tasks.spawn(async move {
+            loop {
+                self.vault.clock().sleep(FLUSH_EVERY).await;
+                self.gateway.log().flush();
             }
         });
     }
@@ -199,16 +240,14 @@ impl Server {
         request: Request<CallerBody>,
         passed: Option<Passed>,
     ) -> Pin<Box<dyn Future<Output = Response<GatewayBody>> + Send>> {
+        let id = self.ids.next_id();
         if request.uri().path() == "/proxy" {
             return Box::pin(async move {
-                let response = self.gateway.handle(request, passed).await;
-                self.named(response)
+                let response = self.gateway.handle(request, passed, id.clone()).await;
+                named(response, id)
             });
         }
-        Box::pin(async move {
-            let response = self.answer_otherwise(request).await;
-            self.named(response)
-        })
+        Box::pin(async move { named(self.answer_otherwise(request).await, id) })
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {
@@ -218,14 +257,6 @@ impl Server {
     /// A name for a request.
     pub(crate) fn next_id(&self) -> HeaderValue {
         self.ids.next_id()
-    }
-
-    /// With a name for people who ask about it.
-    fn named(&self, mut response: Response<GatewayBody>) -> Response<GatewayBody> {
-        response
-            .headers_mut()
-            .insert(REQUEST_ID, self.ids.next_id());
-        response
     }
 
     async fn answer_otherwise(&self, request: Request<CallerBody>) -> Response<GatewayBody> {
@@ -265,6 +296,12 @@ impl Server {
             }
         }
     }
+}
+
+/// With a name for people who ask about it.
+fn named(mut response: Response<GatewayBody>, id: HeaderValue) -> Response<GatewayBody> {
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
 }
 
 fn text(status: StatusCode, text: &str) -> Response<GatewayBody> {

@@ -5,9 +5,14 @@
 //! ```
 //!
 //! Every request must carry `Authorization: Bearer TOKEN` for one of the tokens given (a token
-//! that ends in `*` is a prefix). It is answered with 200 and 1 KiB of JSON, any other with 401.
-//! `GET /_stats` tells how many there were of each and needs no credential, so that a benchmark
-//! can see that its requests arrived here, each with the right token.
+//! that ends in `*` is a prefix), any other is answered with 401:
+//!
+//! * `/` answers with 1 KiB of JSON, `/big` with 1 MiB.
+//! * `POST /take` reads its body, which must be of 1 MiB, and answers as `/` does.
+//! * `POST /token/SECONDS` grants tokens for a refresh token `NAME.N`: `NAME-N+1`, good for so
+//!   long, and `NAME.N+1` as the next refresh token. It needs no credential.
+//! * `GET /_stats` tells how many there were of each and needs no credential, so that a benchmark
+//!   can see that its requests arrived here, each with the right token.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -17,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,7 +30,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-const BODY_LEN: usize = 1024;
+const SMALL: usize = 1024;
+const BIG: usize = 1024 * 1024;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,9 +45,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let upstream = Arc::new(Upstream {
         expected,
-        body: body(),
+        small: body(SMALL),
+        big: body(BIG),
         ok: AtomicU64::new(0),
         wrong: AtomicU64::new(0),
+        refreshes: AtomicU64::new(0),
     });
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let connections = TaskTracker::new();
@@ -51,8 +59,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let upstream = Arc::clone(&upstream);
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let response = upstream.answer(&request);
-                async move { Ok::<_, Infallible>(response) }
+                let upstream = Arc::clone(&upstream);
+                async move { Ok::<_, Infallible>(upstream.answer(request).await) }
             });
             // A client that leaves in the middle is none of our business.
             let _ = http1::Builder::new()
@@ -64,38 +72,84 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 struct Upstream {
     expected: Vec<Expected>,
-    body: Bytes,
+    small: Bytes,
+    big: Bytes,
     ok: AtomicU64,
     wrong: AtomicU64,
+    refreshes: AtomicU64,
 }
 
 impl Upstream {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.method() == Method::GET && request.uri().path() == "/_stats" {
-            let (ok, wrong) = (
-                self.ok.load(Ordering::Relaxed),
-                self.wrong.load(Ordering::Relaxed),
-            );
-            let stats = format!(r#"{{"ok":{ok},"wrong":{wrong}}}"#);
-            return json(StatusCode::OK, stats.into());
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        match (&parts.method, parts.uri.path()) {
+            (&Method::GET, "/_stats") => return json(StatusCode::OK, self.stats().into()),
+            (&Method::POST, path) => {
+                if let Some(lifetime) = path.strip_prefix("/token/") {
+                    return self.token(lifetime, body).await;
+                }
+            }
+            _ => {}
         }
         // A second Authorization header beside the right one is wrong too.
-        let mut sent = request.headers().get_all(AUTHORIZATION).iter();
-        let right = match (sent.next(), sent.next()) {
+        let mut sent = parts.headers.get_all(AUTHORIZATION).iter();
+        let mut right = match (sent.next(), sent.next()) {
             (Some(value), None) => self.expected.iter().any(|e| e.matches(value.as_bytes())),
             _ => false,
         };
-        if right {
-            self.ok.fetch_add(1, Ordering::Relaxed);
-            json(StatusCode::OK, self.body.clone())
-        } else {
-            self.wrong.fetch_add(1, Ordering::Relaxed);
-            json(
-                StatusCode::UNAUTHORIZED,
-                Bytes::from_static(br#"{"error":"wrong credential"}"#),
-            )
+        if parts.uri.path() == "/take" {
+            right &= length(body).await == Some(BIG);
         }
+        if !right {
+            self.wrong.fetch_add(1, Ordering::Relaxed);
+            let error = Bytes::from_static(br#"{"error":"wrong credential or body"}"#);
+            return json(StatusCode::UNAUTHORIZED, error);
+        }
+        self.ok.fetch_add(1, Ordering::Relaxed);
+        let body = match parts.uri.path() {
+            "/big" => &self.big,
+            _ => &self.small,
+        };
+        json(StatusCode::OK, body.clone())
     }
+
+    fn stats(&self) -> String {
+        let [ok, wrong, refreshes] =
+            [&self.ok, &self.wrong, &self.refreshes].map(|count| count.load(Ordering::Relaxed));
+        format!(r#"{{"ok":{ok},"wrong":{wrong},"refreshes":{refreshes}}}"#)
+    }
+
+    async fn token(&self, lifetime: &str, body: Incoming) -> Response<Full<Bytes>> {
+        let body = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes);
+        let body = body.unwrap_or_default();
+        let next = url::form_urlencoded::parse(&body)
+            .find(|(name, _)| name == "refresh_token")
+            .and_then(|(_, value)| {
+                let (name, number) = value.rsplit_once('.')?;
+                Some((name.to_owned(), number.parse::<u64>().ok()? + 1))
+            });
+        let Some((name, number)) = next else {
+            let error = Bytes::from_static(br#"{"error":"invalid_grant"}"#);
+            return json(StatusCode::BAD_REQUEST, error);
+        };
+        self.refreshes.fetch_add(1, Ordering::Relaxed);
+        let granted = format!(
+            r#"{{"access_token":"{name}-{number}","refresh_token":"{name}.{number}","token_type":"Bearer","expires_in":{lifetime}}}"#
+        );
+        json(StatusCode::OK, granted.into())
+    }
+}
+
+/// How long a body is; `None` if it did not come to its end.
+async fn length(mut body: Incoming) -> Option<usize> {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        length += frame.ok()?.data_ref().map_or(0, Bytes::len);
+    }
+    Some(length)
 }
 
 /// An `Authorization` value that is accepted.
@@ -129,8 +183,8 @@ fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     response
 }
 
-fn body() -> Bytes {
+fn body(length: usize) -> Bytes {
     let (head, tail) = (r#"{"id":"bench","filler":""#, r#""}"#);
-    let filler = "x".repeat(BODY_LEN - head.len() - tail.len());
+    let filler = "x".repeat(length - head.len() - tail.len());
     format!("{head}{filler}{tail}").into()
 }

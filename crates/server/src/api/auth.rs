@@ -124,9 +124,7 @@ impl Keys {
         ))
     }
 
-    /// As [`check`](Self::check), as far as it goes without the store. Never inlined, so that
-    /// `bench/instructions.py` finds what it costs.
-    #[inline(never)]
+    /// As [`check`](Self::check), as far as it goes without the store.
     fn at_hand<'a>(
         &self,
         key: Option<&HeaderValue>,
@@ -144,7 +142,8 @@ impl Keys {
     }
 
     /// Whether an `Authorization` header is known, without asking anybody, to hold a valid key of
-    /// the named application.
+    /// the named application. Never inlined, so that `bench/instructions.py` finds what it costs.
+    #[inline(never)]
     pub(crate) fn knows(&self, authorization: &[u8], named: &str) -> bool {
         bearer(authorization)
             .and_then(|key| self.known_to_be_of(&key_digest(key), named))

@@ -20,7 +20,7 @@ use super::{
     target::{self, Target},
     upstream::{Answered, Relay, UpstreamBody, UpstreamError, Written, expects_body, put_header},
 };
-use crate::serve::REQUEST_ID;
+use crate::{observe::requests::Line, serve::REQUEST_ID};
 
 /// A request to `/proxy` with no other directions than these.
 #[derive(Debug)]
@@ -109,6 +109,19 @@ impl Gateway {
             Ok(Some(Answered::Taken(relay))) => {
                 let took = began.until(self.vault.clock().now());
                 self.metrics.proxied(Some(status), took);
+                self.log.add(|at| Line {
+                    at,
+                    request_id: marks.request_id.to_str().unwrap_or_default(),
+                    method: plain.method.as_str(),
+                    url: plain.url,
+                    application: plain.application,
+                    consumer: plain.consumer,
+                    unified_api: &resolved.key.unified_api,
+                    service: plain.service,
+                    status: status.as_u16(),
+                    took,
+                    error: None,
+                });
                 tracing::debug!(
                     connection = %resolved.key,
                     method = %plain.method,

@@ -63,6 +63,11 @@ impl Text {
             .map_or(Ok(None), |value| text_of(self.name, value))
     }
 
+    /// The text, for a log.
+    pub(super) fn or_empty(&self) -> &str {
+        self.get().ok().flatten().unwrap_or_default()
+    }
+
     /// The text, which must be there.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ mod upstream;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokenward::{
     ApplicationId, ConnectionKey, ConsumerId, Token, Vault,
     connector::Meaning,
@@ -40,7 +40,11 @@ use self::{
 use crate::{
     api::{ApiError, Keys},
     egress::{AddressRules, Connector, RefusedAddress},
-    observe::{Metrics, metrics::Again},
+    observe::{
+        Metrics,
+        metrics::Again,
+        requests::{Line, RequestLog},
+    },
 };
 
 /// The gateway's settings.
@@ -73,6 +77,7 @@ pub struct Gateway {
     upstream: Upstream,
     rules: Arc<AddressRules>,
     metrics: Metrics,
+    log: RequestLog,
     config: GatewayConfig,
 }
 
@@ -107,6 +112,7 @@ impl Gateway {
         connector: Connector,
         rules: Arc<AddressRules>,
         metrics: Metrics,
+        log: RequestLog,
         config: GatewayConfig,
     ) -> Self {
         Self {
@@ -115,6 +121,7 @@ impl Gateway {
             upstream: Upstream::new(connector),
             rules,
             metrics,
+            log,
             config,
         }
     }
@@ -124,6 +131,7 @@ impl Gateway {
     pub fn another(&self) -> Self {
         Self {
             upstream: self.upstream.another(),
+            log: self.log.another(),
             ..self.clone()
         }
     }
@@ -133,11 +141,18 @@ impl Gateway {
         self.upstream.sweep();
     }
 
-    /// Answers one request to `/proxy`. `passed`: it was sent already, with this result.
+    /// The log of requests.
+    pub(crate) fn log(&self) -> &RequestLog {
+        &self.log
+    }
+
+    /// Answers one request to `/proxy`. `passed`: it was sent already, with this result. `id`: its
+    /// name in the log.
     pub(crate) fn handle(
         &self,
         request: Request<CallerBody>,
         passed: Option<Passed>,
+        id: HeaderValue,
     ) -> impl Future<Output = Response<GatewayBody>> + Send {
         // Boxed once, so that it need not be copied from one future into the next.
         let mut call = Box::new(self.call(request));
@@ -151,10 +166,12 @@ impl Gateway {
             match result {
                 Ok(response) => {
                     self.metrics.proxied(Some(response.status()), took);
+                    self.note(&call, &id, response.status(), None, took);
                     response
                 }
                 Err(error) => {
                     self.metrics.proxied(None, took);
+                    self.note(&call, &id, error.status(), Some(error.type_name()), took);
                     tracing::info!(
                         status = error.status().as_u16(),
                         kind = error.type_name(),
@@ -165,6 +182,31 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    /// A line in the log of requests.
+    fn note(
+        &self,
+        call: &Call,
+        id: &HeaderValue,
+        status: StatusCode,
+        error: Option<&'static str>,
+        took: Duration,
+    ) {
+        let directions = &call.directions;
+        self.log.add(|at| Line {
+            at,
+            request_id: id.to_str().unwrap_or_default(),
+            method: call.method.as_str(),
+            url: directions.url.or_empty(),
+            application: directions.application.or_empty(),
+            consumer: directions.consumer.or_empty(),
+            unified_api: directions.unified_api.or_empty(),
+            service: directions.service.or_empty(),
+            status: status.as_u16(),
+            took,
+            error,
+        });
     }
 
     fn call(&self, request: Request<CallerBody>) -> Call {

@@ -13,7 +13,7 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use crate::gateway::{GatewayBody, put_header, write_status};
 
@@ -32,7 +32,7 @@ pub(super) struct Manner<'a> {
 
 /// Writes the whole of an answer.
 pub(super) async fn write(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncWrite + Unpin),
     response: Response<GatewayBody>,
     manner: Manner<'_>,
     out: &mut BytesMut,
@@ -46,7 +46,8 @@ pub(super) async fn write(
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
     if without {
-        return stream.write_all(out).await;
+        stream.write_all(out).await?;
+        return stream.flush().await;
     }
     let mut promised = body.size_hint().exact();
     loop {
@@ -56,6 +57,7 @@ pub(super) async fn write(
             Poll::Pending => {
                 // What there is must not wait for what comes next.
                 stream.write_all(out).await?;
+                stream.flush().await?;
                 out.clear();
                 poll_fn(next).await
             }
@@ -92,7 +94,9 @@ pub(super) async fn write(
     if chunked {
         out.put_slice(b"0\r\n\r\n");
     }
-    stream.write_all(out).await
+    stream.write_all(out).await?;
+    // TLS may still hold some of it.
+    stream.flush().await
 }
 
 /// Writes the head. Whether the body goes in chunks.

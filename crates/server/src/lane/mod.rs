@@ -11,20 +11,17 @@ use std::{
     cell::Cell,
     future::poll_fn,
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body_util::Full;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_util::{io::poll_read_buf, sync::CancellationToken};
 
 use self::{
     answer::Manner,
@@ -49,15 +46,15 @@ pub(crate) enum Left {
 
 /// A connection in the lane.
 #[derive(Debug)]
-pub(crate) struct Lane {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Lane<S> {
+    pub(crate) stream: S,
     pub(crate) server: Arc<Server>,
     pub(crate) quiet: Arc<Quiet>,
     /// Cancelled when no further request is to be read.
     pub(crate) closing: CancellationToken,
 }
 
-impl Lane {
+impl<S: AsyncRead + AsyncWrite + Unpin> Lane<S> {
     /// Answers requests until the connection ends or needs the library.
     pub(crate) async fn run(&mut self) -> Left {
         // Whoever hangs up is no news.
@@ -120,7 +117,7 @@ impl Lane {
             };
             let gateway = self.server.gateway();
             let sending = gateway.express(&plain, &marks, out);
-            match unless_gone(&self.stream, ahead, sending).await? {
+            match unless_gone(&mut self.stream, ahead, sending).await? {
                 Express::Answered(relay) => return self.relay(relay, out).await,
                 Express::Passed(sent) => passed = Some(*sent),
                 Express::Not => {}
@@ -129,7 +126,7 @@ impl Lane {
         let request = ordinary(asked)?;
         // Boxed: what waits for an answer the ordinary way is large.
         let answering = self.server.clone().answer(request, passed);
-        let response = unless_gone(&self.stream, ahead, answering).await?;
+        let response = unless_gone(&mut self.stream, ahead, answering).await?;
         let manner = Manner {
             to_head: asked.method == Method::HEAD,
             last,
@@ -160,7 +157,8 @@ impl Lane {
             let piece = piece.map_err(io::Error::other)?;
             self.stream.write_all(&piece).await?;
         }
-        Ok(())
+        // TLS may still hold some of it.
+        self.stream.flush().await
     }
 }
 
@@ -183,7 +181,7 @@ fn ordinary(asked: &Asked<'_>) -> io::Result<Request<CallerBody>> {
 
 /// Waits for this, unless the caller goes away first. What the caller sends ahead is kept.
 async fn unless_gone<T>(
-    stream: &TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     ahead: &mut BytesMut,
     work: impl Future<Output = T>,
 ) -> io::Result<T> {
@@ -193,33 +191,29 @@ async fn unless_gone<T>(
             return Poll::Ready(Ok(done));
         }
         match read_ahead(stream, ahead, context) {
-            Ok(()) => Poll::Pending,
-            Err(gone) => Poll::Ready(Err(gone)),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(gone) => Poll::Ready(Err(gone)),
         }
     })
     .await
 }
 
+/// Ready when the caller has gone away.
 fn read_ahead(
-    stream: &TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     ahead: &mut BytesMut,
     context: &mut Context<'_>,
-) -> io::Result<()> {
+) -> Poll<io::Error> {
     // Who sends more than this ahead is read later.
     while ahead.len() < READ {
-        match stream.poll_read_ready(context) {
-            Poll::Pending => return Ok(()),
-            Poll::Ready(ready) => ready?,
-        }
         ahead.reserve(READ);
-        match stream.try_read_buf(ahead) {
-            Ok(0) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        match ready!(poll_read_buf(Pin::new(&mut *stream), context, ahead)) {
+            Ok(0) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            Err(error) => return Poll::Ready(error),
         }
     }
-    Ok(())
+    Poll::Pending
 }
 
 /// The present date (RFC 9110 section 5.6.7), made anew each second.

@@ -2,6 +2,7 @@
 
 pub mod logs;
 pub mod metrics;
+pub(crate) mod requests;
 mod sharded;
 
 pub use metrics::Metrics;

@@ -19,4 +19,6 @@ mod oidc_provider;
 mod oidc_replicas;
 mod redaction;
 mod replicas;
+mod request_log;
+mod tls;
 mod vault_api;

@@ -17,9 +17,17 @@ async fn nothing_that_was_issued_is_ever_printed() {
         Duration::from_millis(10),
     );
     let server = vault.serve(&["--log", "trace"]).await;
-    let json_server = vault
-        .serve(&["--log", "trace", "--log-format", "json"])
-        .await;
+    let requests = vault.path().join("requests.log");
+    let requests = requests.to_str().unwrap();
+    let json = [
+        "--log",
+        "trace",
+        "--log-format",
+        "json",
+        "--request-log",
+        requests,
+    ];
+    let json_server = vault.serve(&json).await;
 
     // Everything that can happen to a refresh, and each error that comes of it.
     let faults = [
@@ -114,6 +122,9 @@ async fn nothing_that_was_issued_is_ever_printed() {
         "the log is not detailed enough to prove anything"
     );
     printed.push_str(&log);
+    let noted = std::fs::read_to_string(requests).unwrap();
+    assert!(noted.lines().count() >= 40, "{noted}");
+    printed.push_str(&noted);
 
     let seal = std::fs::read_to_string(vault.path().join("key")).unwrap();
     let mut secrets = sandbox.issued_secrets();
