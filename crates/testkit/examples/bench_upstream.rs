@@ -98,7 +98,11 @@ impl Upstream {
             _ => false,
         };
         if parts.uri.path() == "/take" {
-            right &= length(body).await == Some(BIG);
+            let Some(length) = length(body).await else {
+                // Its sender has gone, and will not hear.
+                return json(StatusCode::BAD_REQUEST, Bytes::new());
+            };
+            right &= length == BIG;
         }
         if !right {
             self.wrong.fetch_add(1, Ordering::Relaxed);

@@ -431,15 +431,20 @@ impl Inner {
         seen: u64,
         enough: impl Fn(&Snapshot) -> bool,
     ) -> Result<Joined, TokenError> {
+        let find = |snapshot: Guard<Arc<Snapshot>>| {
+            let newer = snapshot.version > seen && enough(&snapshot);
+            newer.then(|| Held::of(snapshot)).flatten()
+        };
+        // Those whom a flight has woken all at once need not queue for the lock.
+        if let Some(token) = find(entry.snapshot()) {
+            return Ok(Joined::Newer(token));
+        }
         let mut slot = lock(&entry.slot);
         // A flight that lands publishes its snapshot before it leaves the slot: under the lock,
         // either the snapshot is newer or the flight is still to be joined.
         let snapshot = entry.snapshot();
         let (version, refreshable) = (snapshot.version, snapshot.refreshable);
-        if version > seen
-            && enough(&snapshot)
-            && let Some(token) = Held::of(snapshot)
-        {
+        if let Some(token) = find(snapshot) {
             return Ok(Joined::Newer(token));
         }
         if !refreshable {
