@@ -46,7 +46,7 @@ bench: ## Requests per second beside nginx, HAProxy, Envoy, Caddy and a bare hyp
 	scripts/deps.sh bench
 	python3 bench/gateway.py
 
-bench-refresh: ## What refreshing costs: a herd, a minute, a million grants, a fresh token
+bench-refresh: deps ## What refreshing costs: a herd, a minute, a million grants (SQLite, PostgreSQL), a fresh token
 	python3 bench/refresh.py
 
 instructions: deps ## Count what the hot operations and a proxied request cost; fails if one has become dearer

@@ -7,6 +7,10 @@
             second: all are refreshed ahead of their expiry, each once
   million   a vault of 1,000,000 grants on SQLite, every commit flushed: start, memory, schedule,
             cold reads, refreshes at a provider that answers at once
+  postgres  whole vaults on PostgreSQL (a private cluster, its data in memory), with 10,000 grants and
+            with 1,000,000: refreshes and cold reads a second
+  postgres  whole vaults on a private PostgreSQL, with 10,000 grants and with 1,000,000: refreshes and
+            cold reads a second (an example of its store, which tells more, also of three replicas)
   fresh     a token from memory: time, allocations (counted by callgrind, if it is there), and what
             two threads get done together
 
@@ -31,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import instructions
 
-PARTS = ["herd", "minute", "million", "fresh"]
+PARTS = ["herd", "minute", "million", "postgres", "fresh"]
 # Of the figure that a row shows: (part, key, words, unit, bound, whether more is better).
 TARGETS = [
     ("herd", "added_p50_ms", "1,000 callers wait longer than the provider takes, p50", "ms", None, False),
@@ -52,6 +56,14 @@ TARGETS = [
     ("million", "idle_cores", "processor share while all are scheduled and none is due", "", None, False),
     ("million", "refreshes_per_s", "durable refreshes a second", "/s", 2_000, True),
     ("million", "cold_reads_per_s", "cold token() a second", "/s", 20_000, True),
+    ("postgres", "few_refreshes_per_s", "PostgreSQL, 10,000 grants: refreshes a second", "/s", None, True),
+    ("postgres", "many_refreshes_per_s", "the same, 1,000,000 grants", "/s", None, True),
+    ("postgres", "few_cold_reads_per_s", "PostgreSQL, 10,000 grants: cold token() a second", "/s", None, True),
+    ("postgres", "many_cold_reads_per_s", "the same, 1,000,000 grants", "/s", None, True),
+    ("postgres", "few_refreshes_per_s", "PostgreSQL, 10,000 grants: refreshes a second", "/s", None, True),
+    ("postgres", "many_refreshes_per_s", "the same, 1,000,000 grants", "/s", None, True),
+    ("postgres", "few_cold_reads_per_s", "PostgreSQL, 10,000 grants: cold token() a second", "/s", None, True),
+    ("postgres", "many_cold_reads_per_s", "the same, 1,000,000 grants", "/s", None, True),
     ("fresh", "ns", "fresh token(), one thread", "ns", 100, False),
     ("fresh", "allocations", "allocations of it", "", 0, False),
     ("fresh", "two_threads_one_grant", "two threads on one grant, times one thread", "x", 1.8, True),
@@ -60,12 +72,11 @@ TARGETS = [
 ]
 
 
-def part(binary: Path, folder: Path, name: str, *arguments) -> dict:
-    """Runs one part in a process of its own, and notes what else the machine did meanwhile."""
+def part(name: str, *command, env: dict | None = None) -> tuple[str, dict]:
+    """Runs one part in a process of its own: what it printed, and what else the machine did
+    meanwhile."""
     before, started = machine.snapshot(), time.monotonic()
-    child = subprocess.Popen(
-        [str(binary), "--folder", str(folder), name, *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True, env=env)
     answer = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -76,18 +87,41 @@ def part(binary: Path, folder: Path, name: str, *arguments) -> dict:
     mine = after.processes[os.getpid()][2] - before.processes[os.getpid()][2]
     others = after.busy - before.busy - usage.ru_utime - usage.ru_stime - kernel - mine
     capacity = wall * machine.CORES
-    return json.loads(answer) | {
+    return answer, {
         "other_share": max(0.0, others) / capacity,
         "steal_share": (after.steal - before.steal) / capacity,
     }
 
 
-def measure(binary: Path, options) -> dict:
+def on_postgres(release: Path, folder: Path, grants: int) -> dict:
+    few = 10_000
+    env = os.environ | {"TOKENWARD_PG_FOLDER": str(folder)}
+    folder.chmod(0o755)  # the server runs as a user of its own
+    # Its processes are not ours to wait for: they count as other load.
+    part("postgres", release / "examples/scale", few, grants, env=env)
+    figures = json.loads((machine.ROOT / "target/bench/postgres.json").read_text())["figures"]
+    found = {"figures": figures}
+    for it in figures:
+        if (it["level"], it["replicas"]) == ("token()", 1):
+            size = "few" if it["grants"] == few else "many"
+            found[f"{size}_refreshes_per_s"] = it["refreshes_per_second"]
+            found[f"{size}_cold_reads_per_s"] = it["cold_reads_per_second"]
+    return found
+
+
+def measure(release: Path, options) -> dict:
     found = {}
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="refresh-") as folder:
-        run = lambda name, *arguments: part(binary, Path(folder), name, *arguments)
+
+        def run(name, *arguments):
+            answer, shares = part(name, release / "refresh", "--folder", folder, name, *arguments)
+            return json.loads(answer) | shares
+
         for name in options.parts:
             print(f"{name} ...", file=sys.stderr, flush=True)
+            if name == "postgres":
+                found[name] = on_postgres(release, Path(folder), options.grants)
+                continue
             if name == "million":
                 found["fill"] = run("fill", "--grants", options.grants)
             found[name] = run(name)
@@ -126,7 +160,7 @@ def remarks(found: dict) -> list[str]:
         ("other_share", "other load on this machine", machine.DISTURBED_BY_OTHERS),
         ("steal_share", "the hypervisor took processor time", machine.DISTURBED_BY_STEAL),
     ):
-        cells = {name: cell[key] for name, cell in found.items() if cell[key] > most}
+        cells = {name: cell[key] for name, cell in found.items() if cell.get(key, 0) > most}
         if cells:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in cells.items())
             said.append(f"DISTURBED: {words}: {shares}. Run it again on a quiet machine.")
@@ -142,11 +176,14 @@ def main() -> int:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     release = Path(os.environ.get("CARGO_TARGET_DIR", machine.ROOT / "target")) / "release"
-    build = ["cargo", "build", "--release", "-p", "tokenward-bench"]
-    if not options.no_build and subprocess.run(build, cwd=machine.ROOT).returncode != 0:
+    cargo = ["cargo", "build", "--release"]
+    builds = [[*cargo, "-p", "tokenward-bench"]]
+    if "postgres" in options.parts:
+        builds.append([*cargo, "-p", "tokenward-store-postgres", "--example", "scale"])
+    if not options.no_build and any(subprocess.run(build, cwd=machine.ROOT).returncode for build in builds):
         return 2
     try:
-        found = measure(release / "refresh", options)
+        found = measure(release, options)
     except (machine.Missing, machine.WrongAnswer) as error:
         print(f"refresh: {error}", file=sys.stderr)
         return 1

@@ -29,7 +29,7 @@ use hyper_util::{
     },
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     time::Instant,
@@ -191,6 +191,9 @@ async fn serve(
     // Without a timer, hyper's timeouts do nothing.
     http.http2()
         .timer(TokioTimer::new())
+        // The protocol's own 64 KiB would be all of an upload that is under way at a time.
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
         .keep_alive_interval(Duration::from_secs(60))
         .keep_alive_timeout(Duration::from_secs(20));
     let graceful = GracefulShutdown::new();
@@ -271,6 +274,8 @@ impl Way {
             closing,
         };
         let Left::ToLibrary(read) = lane.run().await else {
+            // Who waits for more in TLS is told that there is none (RFC 8446 section 6.1).
+            let _ = lane.stream.shutdown().await;
             return;
         };
         let Lane {
