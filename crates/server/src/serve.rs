@@ -1,13 +1,13 @@
 //! A server's life: open, listen, drain.
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::body::Body;
 use clap::Args;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use tokenward::{Vault, VaultConfig};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
@@ -27,6 +27,9 @@ use crate::{
 
 /// How often connections that have been idle for too long are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
+
+/// Connections that may wait to be accepted. The system allows `net.core.somaxconn` at most (4,096).
+const BACKLOG: u32 = 4096;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
 
@@ -114,7 +117,7 @@ pub async fn serve(
             (log, Some(writer))
         }
     };
-    let listener = TcpListener::bind(options.listen).await.with_context(|| {
+    let listener = bind(options.listen).with_context(|| {
         format!(
             "cannot listen on {}; choose another address with --listen",
             options.listen
@@ -185,6 +188,20 @@ pub async fn serve(
         tracing::warn!("stopped while a refresh was under way; the next start takes it over");
     }
     Ok(())
+}
+
+/// Listens, with room for a herd: the standard library's would turn away all but 128 of those who come
+/// at once, to try again a second later.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // As the standard library does: a restart need not wait for the connections of before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn greet(options: &ServeOptions, opened: &Opened, url: &str) -> anyhow::Result<()> {

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use http::Method;
-use tokenward_testkit::sandbox::{Rotation, Sandbox, SandboxConfig};
+use tokenward_testkit::{
+    Signal,
+    sandbox::{Rotation, Sandbox, SandboxConfig},
+    signal,
+};
 
 use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, provider};
 
@@ -493,4 +498,18 @@ async fn bad_requests_are_clear_errors() {
         .send()
         .await
         .error(404, "EntityNotFoundError");
+}
+
+#[tokio::test]
+async fn a_herd_of_new_connections_finds_room() {
+    let world = world(HOUR, REVOKES, &[]).await;
+    let process = world.server.child.id().unwrap();
+    let address = world.server.url.strip_prefix("http://").unwrap().to_owned();
+    // While it accepts nothing, the system lets in as many as it was told to make room for.
+    signal(process, Signal::STOP).unwrap();
+    let herd = (0..1_000).map(|_| tokio::net::TcpStream::connect(&address));
+    let herd = tokio::time::timeout(Duration::from_secs(20), try_join_all(herd)).await;
+    signal(process, Signal::CONT).unwrap();
+    assert_eq!(herd.expect("all are let in").unwrap().len(), 1_000);
+    world.server.serves().await;
 }

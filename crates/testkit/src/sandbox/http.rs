@@ -17,7 +17,7 @@ use axum::{
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,7 +44,14 @@ pub(super) struct Shared {
 impl Shared {
     /// Listens, and serves until `stop`.
     pub(super) async fn start(config: SandboxConfig) -> io::Result<Arc<Self>> {
-        let listener = TcpListener::bind(config.listen).await?;
+        // A herd's worth of connections may wait, as at a provider.
+        let socket = match config.listen {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(config.listen)?;
+        let listener = socket.listen(4096)?;
         let shared = Arc::new(Self {
             address: listener.local_addr()?,
             clock: Clock::start(),
