@@ -70,7 +70,7 @@ pub struct ServeOptions {
     /// A process that dies while it refreshes is taken over after this many milliseconds (for tests; at least 1000)
     #[arg(long, hide = true, default_value_t = 20_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1000..))]
     pub claim_ttl_ms: u64,
-    /// Where to write "listening on ..." as JSON
+    /// Print "listening on ..." as JSON
     #[arg(long)]
     pub json: bool,
 }
