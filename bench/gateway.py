@@ -46,7 +46,7 @@ from pathlib import Path
 
 from load import CASES, load, measure, probe
 from machine import CORES, DISTURBED_BY_OTHERS, DISTURBED_BY_STEAL, ROOT, Children, Missing, WrongAnswer
-from targets import Peers, Target, Tokenward, build, program, start_upstream
+from targets import Peers, Tokenward, build, program, start_upstream
 
 PEERS = ["nginx", "haproxy", "envoy", "caddy", "bare-hyper"]
 OURS = ["tokenward", "tokenward-1", "tokenward-10k", "tokenward-log", "tokenward-refresh"]

@@ -4,9 +4,7 @@ import dataclasses
 import json
 import os
 import re
-import statistics
 import time
-from pathlib import Path
 
 from machine import CORES, Children, Missing, cpu_between, get, snapshot
 from targets import BRIEF, CONSUMERS, Target
