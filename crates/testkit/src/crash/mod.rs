@@ -16,6 +16,7 @@
 mod callers;
 mod chaos;
 mod database;
+mod disk;
 mod fleet;
 pub mod judge;
 mod report;

@@ -25,6 +25,9 @@ pub struct Report {
     pub callers: usize,
     /// Grants in the vault.
     pub grants: usize,
+    /// From when to when the disk took no writes for half a claim and more, in milliseconds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stalls: Vec<(u64, u64)>,
     /// What was done to it.
     pub chaos: ChaosBooks,
     /// What was done to the database, if it is one of its own.
@@ -76,6 +79,9 @@ impl fmt::Display for Report {
                 "  database  {} times all connections cut, {} outages, {} silences, {} restarts, {} kills",
                 database.cuts, database.outages, database.holes, database.restarts, database.kills
             )?;
+        }
+        for (from, to) in &self.stalls {
+            writeln!(f, "  disk      took no writes for {} ms", to - from)?;
         }
         for (moment, count) in &chaos.moments {
             writeln!(f, "            {count:>5} {moment}")?;

@@ -19,6 +19,7 @@ use super::{
     callers::{Callers, pick},
     chaos::Chaos,
     database::CrashStore,
+    disk::DiskWatch,
     fleet::Fleet,
     judge::{Evidence, Place, Violation, judge},
     report::Report,
@@ -83,6 +84,8 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
         options.store,
     );
     let world = Arc::new(world.await?);
+    let stall = options.claim_ttl / 2;
+    let disk = DiskWatch::start(world.path(), world.clone(), stall)?;
     let fleet = Arc::new(Fleet::new(world.clone(), options.claim_ttl));
     for slot in 0..options.processes {
         fleet.serve(slot).await?;
@@ -173,6 +176,7 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
     let evidence = Evidence {
         events: world.sandbox.timeline(),
         lives: fleet.lives(),
+        stalls: disk.stalls(),
         places,
         early_ms: u64::try_from(options.claim_ttl.as_millis() / 2).unwrap_or(u64::MAX),
     };
@@ -213,6 +217,7 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
         processes: options.processes,
         callers: options.callers,
         grants: options.grants,
+        stalls: evidence.stalls.clone(),
         chaos,
         database: database.map(|database| database.books()),
         calls,
