@@ -7,8 +7,6 @@
             second: all are refreshed ahead of their expiry, each once
   million   a vault of 1,000,000 grants on SQLite, every commit flushed: start, memory, schedule,
             cold reads, refreshes at a provider that answers at once
-  postgres  whole vaults on PostgreSQL (a private cluster, its data in memory), with 10,000 grants and
-            with 1,000,000: refreshes and cold reads a second
   postgres  whole vaults on a private PostgreSQL, with 10,000 grants and with 1,000,000: refreshes and
             cold reads a second (an example of its store, which tells more, also of three replicas)
   fresh     a token from memory: time, allocations (counted by callgrind, if it is there), and what
@@ -56,10 +54,6 @@ TARGETS = [
     ("million", "idle_cores", "processor share while all are scheduled and none is due", "", None, False),
     ("million", "refreshes_per_s", "durable refreshes a second", "/s", 2_000, True),
     ("million", "cold_reads_per_s", "cold token() a second", "/s", 20_000, True),
-    ("postgres", "few_refreshes_per_s", "PostgreSQL, 10,000 grants: refreshes a second", "/s", None, True),
-    ("postgres", "many_refreshes_per_s", "the same, 1,000,000 grants", "/s", None, True),
-    ("postgres", "few_cold_reads_per_s", "PostgreSQL, 10,000 grants: cold token() a second", "/s", None, True),
-    ("postgres", "many_cold_reads_per_s", "the same, 1,000,000 grants", "/s", None, True),
     ("postgres", "few_refreshes_per_s", "PostgreSQL, 10,000 grants: refreshes a second", "/s", None, True),
     ("postgres", "many_refreshes_per_s", "the same, 1,000,000 grants", "/s", None, True),
     ("postgres", "few_cold_reads_per_s", "PostgreSQL, 10,000 grants: cold token() a second", "/s", None, True),
