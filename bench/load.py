@@ -183,8 +183,8 @@ def measure(children, everybody, upstream, target, case, options, conns, round_n
     if target.log:
         lines = target.log.read_bytes().count(b"\n")
         os.truncate(target.log, 0)
-        # A second's lines may be in their buffers.
-        if lines < seen.requests * 0.5:
+        # Two workers' buffers may hold some hundred lines that are not written yet.
+        if lines < seen.requests - 1000:
             problems.append(f"{lines} lines in the request log for {seen.requests} requests")
 
     requests = max(seen.requests, 1)

@@ -1,5 +1,5 @@
 //! Whether the disk takes writes: one that takes none for longer than a claim is to its processes
-//! what being stopped is, and the judge has to know.
+//! what being stopped is. The report tells of it beside the violations; it excuses none.
 
 use std::{
     fs::File,

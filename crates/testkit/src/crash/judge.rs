@@ -25,8 +25,6 @@ pub struct Evidence {
     pub events: Vec<TimelineEvent>,
     /// How processes fared, by the name that they gave themselves.
     pub lives: BTreeMap<String, Life>,
-    /// From when to when the disk took no writes, for longer than an owner may be silent.
-    pub stalls: Vec<(u64, u64)>,
     /// The vault's grants.
     pub places: Vec<Place>,
     /// How much earlier than the provider the vault may take an access token for dead: half a
@@ -94,7 +92,7 @@ pub struct Tally {
     pub lost_at_provider: u64,
     /// Answered to a process that was killed before it had saved the answer.
     pub lost_with_process: u64,
-    /// Answered to a process that was stopped, or could save nothing, until others had taken over.
+    /// Answered to a process that was stopped until others had taken over.
     pub superseded: u64,
     /// Refresh tokens sent again after an answer was lost.
     pub repetitions: u64,
@@ -209,13 +207,10 @@ impl Court<'_> {
             if let Some(lost) = used.lost {
                 return Some(Loss::AtProvider(lost));
             }
+            let life = self.evidence.lives.get(&used.via)?;
             // Stopped between the provider's answer and the next owner's request.
             let next = uses.get(at + 1).map_or(u64::MAX, |next| next.seen);
             let over = |(from, to): &&(u64, u64)| *from <= next && granted <= *to;
-            if let Some((from, _)) = self.evidence.stalls.iter().find(over) {
-                return Some(Loss::Superseded(*from));
-            }
-            let life = self.evidence.lives.get(&used.via)?;
             if let Some((from, _)) = life.stopped.iter().find(over) {
                 return Some(Loss::Superseded(*from));
             }

@@ -175,17 +175,6 @@ fn two_in_flight_are_found_unless_the_first_was_stopped() {
 }
 
 #[test]
-fn an_answer_that_no_disk_took_until_its_claim_had_run_out_is_superseded() {
-    let mut story = Story::new(Rotation::Grace(std::time::Duration::from_secs(1800)), 2);
-    story.refresh(1000, "a", 0);
-    let second = story.refresh(6000, "b", 0);
-    story.end(second);
-    story.is_accused("its answer was dropped");
-    story.evidence.stalls.push((1003, 5990));
-    assert_eq!(story.is_fine().superseded, 1);
-}
-
-#[test]
 fn with_a_revoking_provider_a_repetition_waits_for_the_death_of_the_token() {
     for (again, fine) in [(3000, false), (4100, true)] {
         let mut story = Story::new(Rotation::Revokes, 1);

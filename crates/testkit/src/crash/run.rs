@@ -176,7 +176,6 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
     let evidence = Evidence {
         events: world.sandbox.timeline(),
         lives: fleet.lives(),
-        stalls: disk.stalls(),
         places,
         early_ms: u64::try_from(options.claim_ttl.as_millis() / 2).unwrap_or(u64::MAX),
     };
@@ -217,7 +216,7 @@ pub async fn run(options: &CrashOptions) -> io::Result<Report> {
         processes: options.processes,
         callers: options.callers,
         grants: options.grants,
-        stalls: evidence.stalls.clone(),
+        stalls: disk.stalls(),
         chaos,
         database: database.map(|database| database.books()),
         calls,
