@@ -9,7 +9,9 @@
 //!   │ held: Sleep, Look
 //!   ▼
 //! Admit ─ Claim ─ Send ─┬─ granted ── Commit ──(store down: Spool, Sleep, Commit)──► Finish(Refreshed)
-//!                       └─ otherwise ─ Settle ───────────────────────────────────► Finish(...)
+//!           │      ▲    └─ otherwise ─ Settle ───────────────────────────────────► Finish(...)
+//!           └ Sleep┘
+//!           taken over
 //! ```
 
 use std::{
@@ -247,6 +249,7 @@ enum Phase<T> {
     Pausing,
     Claiming,
     ReClaiming,
+    Yielding(Box<GrantRow>),
     Sending(Box<GrantRow>),
     Committing(Box<GrantRow>, T, Kept),
     Settling(Box<GrantRow>, Verdict),
@@ -305,6 +308,7 @@ impl<T: Clone> Flight<T> {
             }
             (Phase::Claiming, Event::Claimed(Stored::Ok(reply, at))) => self.claimed(reply, at),
 
+            (Phase::Yielding(row), Event::Woken) => self.send(row),
             (Phase::Sending(row), Event::Answered(outcome)) => self.answered(row, outcome),
 
             (Phase::Committing(row, granted, kept), Event::Committed(stored)) => {
@@ -398,9 +402,14 @@ impl<T: Clone> Flight<T> {
         match reply {
             ClaimReply::Claimed(row) => {
                 let row = Box::new(row);
-                let not_after = self.asked_at + self.plan.claim_ttl / 2;
-                self.phase = Phase::Sending(row.clone());
-                (self, Effect::Send { row, not_after })
+                if !row.took_over() {
+                    return self.send(row);
+                }
+                // Whoever let the claim run out may have an answer that waits for the disk, as our
+                // claim did: it gets a moment, and the look right before the first byte will see it.
+                self.phase = Phase::Yielding(row);
+                let pause = self.plan.claim_ttl / 10;
+                (self, Effect::Sleep(pause))
             }
             ClaimReply::Newer(row) => self.finish(Ending::Adopted {
                 row: Box::new(row),
@@ -427,6 +436,12 @@ impl<T: Clone> Flight<T> {
             }),
             ClaimReply::Missing => self.finish(Ending::Missing),
         }
+    }
+
+    fn send(mut self, row: Box<GrantRow>) -> (Self, Effect<T>) {
+        let not_after = self.asked_at + self.plan.claim_ttl / 2;
+        self.phase = Phase::Sending(row.clone());
+        (self, Effect::Send { row, not_after })
     }
 
     fn answered(self, row: Box<GrantRow>, outcome: Outcome<T>) -> (Self, Effect<T>) {

@@ -292,6 +292,16 @@ impl GrantRow {
             .is_some_and(|claim| now < claim.until && claim.until <= now + ttl)
     }
 
+    /// Whether the newest claim took a use over from somebody who let the claim run out.
+    pub fn took_over(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| {
+            attempt
+                .lost
+                .as_ref()
+                .is_some_and(|lost| lost.at == attempt.last_at)
+        })
+    }
+
     /// Whether a failure is too recent to try again at `now`. One that lies in the future was
     /// recorded before the clock jumped back and says nothing.
     pub fn cooling(&self, now: StoreTime) -> bool {

@@ -85,3 +85,21 @@ async fn what_waits_in_the_spool_is_adopted_by_the_next_start() {
     assert_eq!(next.adopt_spool().await, 0);
     assert!(world.spool.0.join("x.unreadable").exists());
 }
+
+/// Seen with real processes: a disk stood still for longer than a claim, and the next owner's claim
+/// was written before the first owner's answer.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_waits_for_the_store_comes_before_the_next_owners_request() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    let other = world.other().await;
+    world.provider.store_dies.store(true, Ordering::SeqCst);
+    let (_, second) = tokio::join!(world.token(), async {
+        world.pass(30).await;
+        world.store.set_down(false);
+        other.token(&world.key).await
+    });
+    assert_eq!(second.unwrap().secret().expose(), "at-2");
+    assert_eq!(world.refreshes(), 1);
+    assert_eq!(world.provider.replays.load(Ordering::SeqCst), 0);
+}
