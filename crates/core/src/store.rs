@@ -204,8 +204,9 @@ pub struct Deleted {
 /// Something that other processes may hold a copy of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A grant's row: a new version, a death.
-    Grant(GrantId),
+    /// A grant's row: a new version, which is named, or the death of that version. A copy of it, or
+    /// of a later one, need not be read again.
+    Grant(GrantId, u64),
     /// A connection.
     Connection(ConnectionKey),
     /// An application or its keys.

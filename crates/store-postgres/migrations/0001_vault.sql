@@ -103,7 +103,7 @@ CREATE TABLE tokenward.vault_values (
 -- What replicas may hold a copy of. Written by the statement that changes it. The oldest are
 -- pruned.
 --   kind          a            b          c            d
---   grant         grant id
+--   grant         grant id     version
 --   connection    application  consumer   unified API  service
 --   application   application
 --   client        application  connector

@@ -32,8 +32,12 @@ const LATE: i64 = 10_000;
 
 /// Announces a change together with the transaction's commit.
 pub(crate) async fn announce(transaction: &Transaction<'_>, change: &Change) -> Outcome<()> {
+    let number;
     let (kind, a, b, c, d) = match change {
-        Change::Grant(id) => ("grant", id.as_str(), None, None, None),
+        Change::Grant(id, version) => {
+            number = version.to_string();
+            ("grant", id.as_str(), Some(number.as_str()), None, None)
+        }
         Change::Connection(ConnectionKey {
             application,
             consumer,
@@ -186,7 +190,9 @@ fn change(row: &Row) -> Outcome<Change> {
     let (b, c, d): (Option<&str>, Option<&str>, Option<&str>) =
         (get(row, 6)?, get(row, 7)?, get(row, 8)?);
     Ok(match (kind, b, c, d) {
-        ("grant", None, None, None) => Change::Grant(a.into()),
+        ("grant", Some(b), None, None) => {
+            Change::Grant(a.into(), b.parse().map_err(|_| nonsense())?)
+        }
         ("connection", Some(b), Some(c), Some(d)) => {
             Change::Connection(ConnectionKey::new(a, b, c, d))
         }

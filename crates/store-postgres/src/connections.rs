@@ -137,7 +137,7 @@ pub(crate) async fn authorize(
     connection.apply(patch, at);
     save(changing, &connection).await?;
     let told = changing.transaction();
-    changes::announce(told, &Change::Grant(grant)).await?;
+    changes::announce(told, &Change::Grant(grant, row.version)).await?;
     changes::announce(told, &Change::Connection(key)).await?;
     Ok(Stamped {
         value: Authorized::Done(Box::new(connection), Box::new(row)),
@@ -242,10 +242,12 @@ async fn drop_unused(
         )
         .await?;
     let row = gone.first().map(rows::grant).transpose()?;
-    if row.is_some() {
-        changes::announce(changing.transaction(), &Change::Grant(id.clone())).await?;
+    let row = row.map(|read| read.row);
+    if let Some(row) = &row {
+        let change = Change::Grant(id.clone(), row.version);
+        changes::announce(changing.transaction(), &change).await?;
     }
-    Ok(row.map(|read| read.row))
+    Ok(row)
 }
 
 async fn grant_row(changing: &Changing<'_>, id: &GrantId) -> Outcome<Option<Read>> {

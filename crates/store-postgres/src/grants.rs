@@ -234,9 +234,9 @@ fn telling(columns: &str) -> String {
     format!(
         "WITH done AS (
              UPDATE tokenward.grants SET {columns}, revision = revision + 1
-             WHERE id = $1 AND revision = $2 RETURNING id
+             WHERE id = $1 AND revision = $2 RETURNING id, version
          ), told AS (
-             INSERT INTO tokenward.changes (kind, a) SELECT 'grant', id FROM done
+             INSERT INTO tokenward.changes (kind, a, b) SELECT 'grant', id, version::text FROM done
          )
          SELECT {NOW} FROM done"
     )

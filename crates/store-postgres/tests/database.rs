@@ -149,7 +149,7 @@ async fn grants_told(store: &PostgresStore, since: &mut u64) -> (Vec<GrantId>, b
     let read = store.changes(Some(*since)).await.unwrap();
     *since = read.next;
     let grants = read.changes.into_iter().filter_map(|change| match change {
-        Change::Grant(id) => Some(id),
+        Change::Grant(id, _) => Some(id),
         _ => None,
     });
     (grants.collect(), read.gap)
@@ -165,7 +165,7 @@ async fn a_change_that_is_committed_late_is_told() {
     let slow = tokio::task::spawn_blocking({
         let cluster = cluster.clone();
         move || {
-            let slow = "BEGIN; INSERT INTO tokenward.changes (kind, a) VALUES ('grant', 'slow');
+            let slow = "BEGIN; INSERT INTO tokenward.changes (kind, a, b) VALUES ('grant', 'slow', '1');
                         SELECT pg_sleep(1); COMMIT";
             cluster.sql("vault", slow).unwrap();
         }

@@ -120,7 +120,7 @@ async fn a_lost_listener_is_polled_for_and_comes_back() {
     proxy.close();
     let mut version = refreshed(&other, "g", 1).await;
     let mut told = listener.changes(Some(since)).await.unwrap();
-    assert_eq!(told.changes, [Change::Grant("g".into())]);
+    assert_eq!(told.changes, [Change::Grant("g".into(), version)]);
     proxy.mend();
     timeout(LONG, async {
         // What it heard before it was cut off, and that it listens again.

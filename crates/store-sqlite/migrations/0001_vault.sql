@@ -87,7 +87,7 @@ CREATE TABLE vault_values (
 
 -- What other processes may hold a copy of, in the order of the commits. The oldest are pruned.
 --   kind          a            b          c            d
---   grant         grant id
+--   grant         grant id     version
 --   connection    application  consumer   unified API  service
 --   application   application
 --   client        application  connector

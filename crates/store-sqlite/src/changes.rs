@@ -18,8 +18,12 @@ const LIMIT: usize = 1_000;
 
 /// Announces a change together with the transaction's commit.
 pub(crate) fn announce(db: &Connection, change: &Change) -> Outcome<()> {
+    let number;
     let (kind, a, b, c, d) = match change {
-        Change::Grant(id) => ("grant", id.as_str(), None, None, None),
+        Change::Grant(id, version) => {
+            number = version.to_string();
+            ("grant", id.as_str(), Some(number.as_str()), None, None)
+        }
         Change::Connection(ConnectionKey {
             application,
             consumer,
@@ -93,18 +97,20 @@ pub(crate) fn since(db: &Connection, since: Option<u64>) -> Outcome<Changes> {
         let (b, c, d): (Option<String>, Option<String>, Option<String>) =
             (row.get(3)?, row.get(4)?, row.get(5)?);
         changes.push(match (kind.as_str(), b, c, d) {
-            ("grant", None, None, None) => Change::Grant(a.into()),
+            ("grant", Some(b), None, None) => {
+                Change::Grant(a.into(), b.parse().map_err(|_| nonsense(next))?)
+            }
             ("connection", Some(b), Some(c), Some(d)) => {
                 Change::Connection(ConnectionKey::new(a, b, c, d))
             }
             ("application", None, None, None) => Change::Application(a.into()),
             ("client", Some(b), None, None) => Change::Client(a.into(), b.into()),
-            _ => {
-                return Err(Fault::Refused(format!(
-                    "changes.kind of row {next} makes no sense"
-                )));
-            }
+            _ => return Err(nonsense(next)),
         });
     }
     at(next, changes, false)
+}
+
+fn nonsense(row: i64) -> Fault {
+    Fault::Refused(format!("row {row} of the table changes makes no sense"))
 }

@@ -106,7 +106,7 @@ pub(crate) fn authorize(db: &Db, request: Authorize) -> Outcome<Stamped<Authoriz
     connection.grant = Some(grant.clone());
     connection.apply(patch, at);
     save(db, &connection)?;
-    changes::announce(db, &Change::Grant(grant))?;
+    changes::announce(db, &Change::Grant(grant, row.version))?;
     changes::announce(db, &Change::Connection(key))?;
     Ok(Stamped {
         value: Authorized::Done(Box::new(connection), Box::new(row)),
@@ -162,9 +162,9 @@ fn drop_unused(db: &Db, grant: Option<&GrantId>) -> Outcome<Option<GrantRow>> {
         return Ok(None);
     }
     let row = grants::find(db, id)?;
-    if row.is_some() {
+    if let Some(row) = &row {
         grants::delete(db, id)?;
-        changes::announce(db, &Change::Grant(id.clone()))?;
+        changes::announce(db, &Change::Grant(id.clone(), row.version))?;
     }
     Ok(row)
 }

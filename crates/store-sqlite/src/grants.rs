@@ -57,7 +57,7 @@ pub(crate) fn on_grant<T>(
         }
     }
     if (row.version, &row.standing) != (before.version, &before.standing) {
-        changes::announce(db, &Change::Grant(row.id))?;
+        changes::announce(db, &Change::Grant(row.id, row.version))?;
     }
     Ok(Stamped { value, at })
 }

@@ -108,7 +108,7 @@ async fn two_handles_are_two_processes() {
     assert_eq!(
         changes.changes,
         [
-            Change::Grant("g".into()),
+            Change::Grant("g".into(), 1),
             Change::Connection(key("acme", "g"))
         ]
     );
@@ -344,7 +344,7 @@ async fn the_feed_pages_and_names_its_gaps() {
     file.raw()
         .execute_batch(
             "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
-             INSERT INTO changes (kind, a) SELECT 'grant', i FROM n",
+             INSERT INTO changes (kind, a, b) SELECT 'grant', i, '1' FROM n",
         )
         .unwrap();
     let mut next = 1;

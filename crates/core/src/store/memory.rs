@@ -81,7 +81,8 @@ impl MemoryStore {
         let before = (row.version, row.standing.clone());
         let value = verb(row, at);
         if before != (row.version, row.standing.clone()) {
-            state.changes.push(Change::Grant(id.clone()));
+            let change = Change::Grant(id.clone(), row.version);
+            state.changes.push(change);
         }
         Ok(Stamped { value, at })
     }
@@ -441,7 +442,7 @@ impl State {
             return None;
         }
         let row = self.grants.remove(grant)?;
-        self.changes.push(Change::Grant(grant.clone()));
+        self.changes.push(Change::Grant(grant.clone(), row.version));
         Some(row)
     }
 
@@ -488,7 +489,7 @@ impl State {
         connection.apply(patch, now);
         let connection = connection.clone();
         self.changes
-            .extend([Change::Grant(grant), Change::Connection(key)]);
+            .extend([Change::Grant(grant, row.version), Change::Connection(key)]);
         Authorized::Done(Box::new(connection), Box::new(row))
     }
 }

@@ -243,7 +243,7 @@ impl Vault {
                 patch: patch.clone(),
             };
             if let Authorized::Done(connection, row) = inner.store.authorize(request).await?.value {
-                self.heed(Change::Grant(row.id.clone())).await;
+                self.heed(Change::Grant(row.id.clone(), row.version)).await;
                 self.heed(Change::Connection(key.clone())).await;
                 return Ok(*connection);
             }

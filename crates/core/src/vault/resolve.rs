@@ -159,10 +159,13 @@ impl Vault {
         }
         for change in changes {
             match change {
-                Change::Grant(id) => {
+                Change::Grant(id, version) => {
                     let entry = self.inner.grants.pin().get(id).cloned();
                     if let Some(entry) = entry {
-                        self.inner.reload(&entry).await?;
+                        // What this process has committed it need not read.
+                        if entry.snapshot().version < *version {
+                            self.inner.reload(&entry).await?;
+                        }
                         entry.changed.notify_waiters();
                     }
                 }

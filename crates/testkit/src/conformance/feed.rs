@@ -69,15 +69,15 @@ pub async fn every_kind_of_change_in_order(subject: Subject) {
     let store = &*subject.store;
     let feed = &mut Feed::from_here(store).await;
     let connection = Change::Connection(key("c"));
-    let grant = Change::Grant("g".into());
+    let grant = |version| Change::Grant("g".into(), version);
     let client = Change::Client("acme".into(), "books".into());
     let application = Change::Application("acme".into());
 
     granted(store, "c", "g").await;
-    feed.says(&[grant.clone(), connection.clone()]).await;
+    feed.says(&[grant(1), connection.clone()]).await;
     claimed(store, "g", 1, "p", HOUR).await;
     committed(store, "g", 1, 1, "v2").await;
-    feed.says(std::slice::from_ref(&grant)).await;
+    feed.says(&[grant(2)]).await;
     claimed(store, "g", 2, "p", HOUR).await;
     settled(
         store,
@@ -89,16 +89,16 @@ pub async fn every_kind_of_change_in_order(subject: Subject) {
         },
     )
     .await;
-    feed.says(std::slice::from_ref(&grant)).await;
+    feed.says(&[grant(2)]).await;
     authorized(store, authorization("c", "g", 2, fresh("v3"))).await;
-    feed.says(&[grant.clone(), connection.clone()]).await;
+    feed.says(&[grant(3), connection.clone()]).await;
     store
         .save_connection(&key("c"), ConnectionPatch::default())
         .await
         .expect("save");
     feed.says(std::slice::from_ref(&connection)).await;
     store.delete_connection(&key("c")).await.expect("delete");
-    feed.says(&[connection.clone(), grant.clone()]).await;
+    feed.says(&[connection.clone(), grant(3)]).await;
 
     store
         .add_application(&"acme".into(), "Acme")

@@ -1,7 +1,7 @@
 //! What happens without a caller.
 
 use super::*;
-use crate::observe::FlightOutcome;
+use crate::{observe::FlightOutcome, store::Change};
 
 /// Grants whatever is asked for, to any number of grants.
 #[derive(Debug)]
@@ -183,4 +183,16 @@ async fn idle_grants_of_a_process_that_ends_are_kept_alive_by_the_others() {
     assert!(by_two > 0 && by_two < IDLE / 2);
     world.pass(200).await;
     assert_eq!(by_one.counts().1 + by_two, IDLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_process_has_committed_it_does_not_read_again() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    let connection = world.store.connection(&world.key).await.unwrap().unwrap();
+    let told = |version| [Change::Grant(connection.grant.clone().unwrap(), version)];
+    world.store.set_down(true);
+    assert_eq!(world.vault.apply(&told(2)).await, Ok(()));
+    assert!(world.vault.apply(&told(3)).await.is_err());
 }
