@@ -165,7 +165,8 @@ async fn a_change_that_is_committed_late_is_told() {
     let slow = tokio::task::spawn_blocking({
         let cluster = cluster.clone();
         move || {
-            let slow = "BEGIN; INSERT INTO tokenward.changes (kind, a, b) VALUES ('grant', 'slow', '1');
+            let slow =
+                "BEGIN; INSERT INTO tokenward.changes (kind, a, b) VALUES ('grant', 'slow', '1');
                         SELECT pg_sleep(1); COMMIT";
             cluster.sql("vault", slow).unwrap();
         }
