@@ -36,9 +36,11 @@ for name in ("model", "schedules", "sim", "crash", "crash-postgres"):
     except (OSError, ValueError):
         print(f"{name:14} gave no report")
         continue
-    # The harness on processes names each violation.
+    # The harness on processes reports in groups, and names each violation.
     if isinstance(report.get("violations"), list):
-        report["violations"] = len(report["violations"])
+        for group, names in (("chaos", ["kills"]), ("calls", ["calls", "unanswered"]), ("tally", ["granted", "committed"])):
+            report |= {name: report[group][name] for name in names}
+        report["violations"] = len(report.pop("violations"))
     print(f"{name:14}", *(f"{key} {value}," for key, value in report.items() if isinstance(value, (int, float, str))))
 PY
 exit $failed
