@@ -262,7 +262,7 @@ def parse_arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     count = {"type": at_least_one, "metavar": "N"}
-    parser.add_argument("--rounds", default=3, help="rounds (default 3)", **count)
+    parser.add_argument("--rounds", default=5, help="rounds (default 5)", **count)
     parser.add_argument("--duration", default=5, help="seconds per cell (default 5)", **count)
     parser.add_argument("--warmup", default=2, help="seconds per target (default 2)", **count)
     parser.add_argument("--conns", nargs="+", help="connections (default: as the case has them)", **count)
