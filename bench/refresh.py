@@ -174,6 +174,8 @@ def main() -> int:
     builds = [[*cargo, "-p", "tokenward-bench"]]
     if "postgres" in options.parts:
         builds.append([*cargo, "-p", "tokenward-store-postgres", "--example", "scale"])
+    if "fresh" in options.parts:
+        builds.append([*cargo, "-p", "tokenward-testkit", "--example", "costs"])
     if not options.no_build and any(subprocess.run(build, cwd=machine.ROOT).returncode for build in builds):
         return 2
     try:
