@@ -36,6 +36,9 @@ for name in ("model", "schedules", "sim", "crash", "crash-postgres"):
     except (OSError, ValueError):
         print(f"{name:14} gave no report")
         continue
+    # Each with what caught it is in the file.
+    if mutants := report.get("mutants"):
+        report["mutants"] = f"{sum(mutant['caught'] for mutant in mutants)} of {len(mutants)} caught"
     # The harness on processes reports in groups, and names each violation.
     if isinstance(report.get("violations"), list):
         for group, names in (("chaos", ["kills"]), ("calls", ["calls", "unanswered"]), ("tally", ["granted", "committed"])):
