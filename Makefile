@@ -22,10 +22,11 @@ unit: ## The tests of the engine alone: seconds
 schedules: ## The flight's code under SCHEDULES=n schedules a scenario
 	scripts/schedules.sh $(or $(SCHEDULES),2000)
 
-lint: ## Format, clippy, documentation, dependency bans
+lint: ## Format, clippy, documentation, the fuzz targets, dependency bans
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	cargo check --quiet --manifest-path fuzz/Cargo.toml --all-targets --target-dir target
 	scripts/bans.sh
 
 fmt: ## Format everything

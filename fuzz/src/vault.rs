@@ -169,6 +169,7 @@ pub fn proxy_target(data: &[u8]) {
         _ => false,
     };
     assert!(listed, "{given:?} goes to {uri}");
+    let url: url::Url = uri.to_string().parse().expect("a URL, too");
     assert_eq!(url.host_str(), Some(host));
 }
 
