@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 missing=()
 want() { command -v "$1" >/dev/null || missing+=("$2"); }
 want cc gcc
+# The fuzz targets are linked with libFuzzer.
+want c++ g++
 want make make
 want node nodejs
 want npm npm
