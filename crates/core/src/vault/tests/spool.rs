@@ -86,8 +86,8 @@ async fn what_waits_in_the_spool_is_adopted_by_the_next_start() {
     assert!(world.spool.0.join("x.unreadable").exists());
 }
 
-/// Seen with real processes: a disk stood still for longer than a claim, and the next owner's claim
-/// was written before the first owner's answer.
+/// When a store comes back after longer than a claim, the next owner's claim may be written before
+/// the first owner tries again to save its answer.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_waits_for_the_store_comes_before_the_next_owners_request() {
     let world = World::new("revokes").await;
