@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokenward::{
     ApplicationId, ConnectionKey, ConnectorId, Secret, VaultConfig, observe::Blind, vault::Import,
 };
-use tokenward_testkit::sandbox::{IssuedTokens, Sandbox, SandboxConfig};
+use tokenward_sandbox::{IssuedTokens, Sandbox, SandboxConfig};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},

@@ -14,9 +14,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
-use tokenward_testkit::{
-    postgres::PostgresCluster,
-    sandbox::{IssuedTokens, Rotation, Sandbox, SandboxConfig, TimelineEvent},
+use tokenward_sandbox::{
+    IssuedTokens, Rotation, Sandbox, SandboxConfig, TimelineEvent, postgres::PostgresCluster,
 };
 
 use self::{

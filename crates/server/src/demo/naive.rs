@@ -11,7 +11,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::Value;
 use tokenward::Secret;
-use tokenward_testkit::sandbox::{IssuedTokens, Sandbox, SandboxConfig};
+use tokenward_sandbox::{IssuedTokens, Sandbox, SandboxConfig};
 use tokio::time::Instant;
 use url::form_urlencoded;
 

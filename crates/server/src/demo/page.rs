@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tokenward_testkit::sandbox::EventKind;
+use tokenward_sandbox::EventKind;
 
 use super::{Run, load::Span};
 

@@ -1,7 +1,7 @@
 //! The result in words: a timeline and a table.
 
 use serde_json::{Map, Value, json};
-use tokenward_testkit::sandbox::{EventKind, TimelineEvent};
+use tokenward_sandbox::{EventKind, TimelineEvent};
 
 use super::Run;
 use crate::cli::table;

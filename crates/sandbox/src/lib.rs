@@ -7,6 +7,8 @@
 //! * [`Books`] judge: what a client did can be read from them whatever the client believes.
 //!
 //! Anybody who can reach the port can mint tokens. It guards nothing.
+//!
+//! [`postgres`] starts private PostgreSQL clusters for those who try the shared store.
 
 mod api;
 mod authorize;
@@ -21,6 +23,8 @@ mod inspect;
 pub mod ledger;
 mod millis;
 mod oauth;
+pub mod postgres;
+mod process;
 mod secret;
 mod state;
 mod token;
@@ -37,6 +41,7 @@ pub use self::{
     config::{GrantRequest, IssuedTokens, SandboxConfig, UnknownClient},
     faults::{Fault, FaultOrder},
     ledger::{AccessId, RefreshId, Rotation},
+    process::{Signal, signal},
     secret::fingerprint,
 };
 

@@ -5,7 +5,7 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use http::{Request, StatusCode, header};
-use tokenward_testkit::sandbox::{Rotation, Sandbox, SandboxConfig};
+use tokenward_sandbox::{Rotation, Sandbox, SandboxConfig};
 use url::Url;
 
 use crate::client::{

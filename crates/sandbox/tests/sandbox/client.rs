@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokenward_testkit::sandbox::{IssuedTokens, Sandbox, SandboxConfig};
+use tokenward_sandbox::{IssuedTokens, Sandbox, SandboxConfig};
 use tokio::net::TcpStream;
 use url::{Url, form_urlencoded};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokenward_testkit::sandbox::ledger::{
+use tokenward_sandbox::ledger::{
     AccessId, Decision, Family, RefreshId, Refusal, Rotation, Terms,
 };
 

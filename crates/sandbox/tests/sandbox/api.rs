@@ -2,7 +2,7 @@
 
 use http::{Request, StatusCode, header};
 use serde_json::{Value, json};
-use tokenward_testkit::sandbox::{
+use tokenward_sandbox::{
     Books, Fault, FaultOrder, IssuedTokens, SandboxConfig, TimelineEvent, fingerprint,
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::json;
-use tokenward_testkit::sandbox::{EventKind, GrantRequest, Rotation, SandboxConfig};
+use tokenward_sandbox::{EventKind, GrantRequest, Rotation, SandboxConfig};
 
 use crate::client::{ID, api, refresh, refreshed, refused, start, with_grant};
 
@@ -157,7 +157,7 @@ async fn tokens_expire_on_command() {
 async fn concurrent_refreshes_are_seen_as_such() {
     let (sandbox, issued) = with_grant(config(Rotation::Never)).await;
     let other = sandbox.issue(ID);
-    sandbox.set_fault(Some(tokenward_testkit::sandbox::Fault::HangBeforeRotation));
+    sandbox.set_fault(Some(tokenward_sandbox::Fault::HangBeforeRotation));
     let all = async {
         tokio::join!(
             refresh(&sandbox, &issued.refresh_token),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{StatusCode, header};
-use tokenward_testkit::sandbox::{Fault, Rotation, Sandbox, SandboxConfig};
+use tokenward_sandbox::{Fault, Rotation, Sandbox, SandboxConfig};
 
 use crate::client::{Answer, ID, refresh, refreshed, refused, start, with_grant};
 
