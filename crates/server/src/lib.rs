@@ -6,25 +6,22 @@
 //! | [`api`] | the vault API in Apideck's wire format |
 //! | [`egress`] | the way out: address rules, the gateway's client, the way to token endpoints |
 //! | [`observe`] | metrics and logs |
-//! | [`serve`] (`listen`, `lane`) | a server's life from start to drain; the accept loop; HTTP/1.1 without a library |
-//! | [`open`], [`place`] | a vault from command-line options; where its rows lie |
+//! | [`front`] | the router, who calls, request ids, error answers; HTTP/1.1 without a library |
+//! | [`listen`] | the accept loop, workers, timers, TLS |
+//! | [`config`] | a vault from command-line options; where its rows lie |
 //! | [`cli`] | the commands |
 //! | [`demo`] | the race, before and after |
 
 pub mod api;
 pub mod cli;
+pub mod config;
 pub mod demo;
 pub mod egress;
+pub mod front;
 pub mod gateway;
 pub mod import;
-mod lane;
-mod listen;
+pub mod listen;
 pub mod observe;
-pub mod open;
-pub mod place;
-mod request_id;
-pub mod serve;
-pub mod tls;
 
 #[doc(hidden)]
 pub use gateway::fuzz;

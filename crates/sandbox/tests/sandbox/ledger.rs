@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use tokenward_sandbox::ledger::{
-    AccessId, Decision, Family, RefreshId, Refusal, Rotation, Terms,
-};
+use tokenward_sandbox::ledger::{AccessId, Decision, Family, RefreshId, Refusal, Rotation, Terms};
 
 const FIRST: RefreshId = RefreshId(0);
 const SECOND: RefreshId = RefreshId(1);

@@ -10,7 +10,8 @@ use axum::{
 use http::{StatusCode, header};
 use tokenward::Vault;
 
-use super::{ApiError, Keys, connections};
+use super::{ApiError, connections};
+use crate::front::caller::Keys;
 
 /// What the handlers share.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokenward::{ApplicationId, Vault};
 
 use super::{AppOption, output::Output};
-use crate::api::new_key;
+use crate::front::caller::new_key;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 
 use super::{AppOption, output::Output};
 use crate::{
+    config::open::Opened,
     egress::{HttpTransport, tls_config},
-    open::Opened,
 };
 
 #[derive(Debug, Subcommand)]

@@ -11,7 +11,7 @@ use tokenward::{
 };
 
 use super::output::Output;
-use crate::open::VaultOptions;
+use crate::config::open::VaultOptions;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

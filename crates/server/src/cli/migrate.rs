@@ -11,7 +11,7 @@ use tokenward::{
 };
 
 use super::output::Output;
-use crate::{
+use crate::config::{
     open::VaultOptions,
     place::{Place, StoreUrl},
 };

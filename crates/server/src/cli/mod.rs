@@ -6,6 +6,7 @@ mod connections;
 mod connectors;
 mod migrate;
 mod output;
+pub(crate) mod serve;
 mod signals;
 mod tokens;
 
@@ -14,13 +15,12 @@ use std::{process::ExitCode, sync::Arc};
 use clap::{Parser, Subcommand};
 use tokenward::{ApplicationId, Vault, VaultConfig, observe::Blind};
 
-use self::output::Output;
 pub(crate) use self::output::table;
+use self::{output::Output, serve::ServeOptions};
 use crate::{
+    config::open::{Opened, VaultOptions},
     demo::{self, DemoOptions},
     observe::logs::{self, LogFormat},
-    open::{Opened, VaultOptions},
-    serve::{self, ServeOptions},
 };
 
 /// OAuth connection vault and API gateway: a token is refreshed exactly once per expiry.

@@ -19,7 +19,11 @@ use tokio::{
 };
 
 use super::load::{Client, Report};
-use crate::{api::new_key, open::VaultOptions, place::StoreOptions, wall_clock};
+use crate::{
+    config::{open::VaultOptions, place::StoreOptions},
+    front::caller::new_key,
+    wall_clock,
+};
 
 const APPLICATION: &str = "demo";
 const CONSUMER: &str = "demo-consumer";

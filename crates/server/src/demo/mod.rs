@@ -23,7 +23,7 @@ use self::{
     load::{Client, Span},
     naive::Naive,
 };
-use crate::place::StoreOptions;
+use crate::config::place::StoreOptions;
 
 /// Options of `tokenward demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -86,7 +86,7 @@ pub(crate) struct Run {
 /// When a part of it cannot start, with the reason.
 pub async fn run(options: &DemoOptions, store: &StoreOptions) -> anyhow::Result<ExitCode> {
     let cluster = cluster(store)?;
-    crate::serve::raise_descriptor_limit();
+    crate::cli::serve::raise_descriptor_limit();
     let progress = |what: &str| {
         if !options.json {
             eprintln!("{what} ...");

@@ -20,7 +20,7 @@ use super::{
     target::{self, Target},
     upstream::{Answered, Relay, UpstreamBody, UpstreamError, Written, expects_body, put_header},
 };
-use crate::{observe::requests::Line, serve::REQUEST_ID};
+use crate::{front::request_id::REQUEST_ID, observe::requests::Line};
 
 /// A request to `/proxy` with no other directions than these.
 #[derive(Debug)]

@@ -10,10 +10,7 @@ use http::{
 use tokenward::{Token, vault::Resolved};
 
 use super::upstream::put_header;
-use crate::{
-    api::{ApiError, text_of},
-    serve::REQUEST_ID,
-};
+use crate::front::{caller::text_of, error::ApiError, request_id::REQUEST_ID};
 
 pub(crate) const PREFIX: &str = "x-apideck-";
 const DOWNSTREAM_ERROR: HeaderName = HeaderName::from_static("x-apideck-downstream-error");

@@ -38,8 +38,8 @@ use self::{
     upstream::{Upstream, UpstreamBody, UpstreamError},
 };
 use crate::{
-    api::{ApiError, Keys},
     egress::{AddressRules, Connector, RefusedAddress},
+    front::{caller::Keys, error::ApiError},
     observe::{
         Metrics,
         metrics::Again,

@@ -16,7 +16,7 @@ use tokenward::{
 };
 use url::Url;
 
-use crate::{api::ApiError, egress::AddressRules};
+use crate::{egress::AddressRules, front::error::ApiError};
 
 /// Where a request goes: an origin to which the token may go, and what is asked for there.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use tokenward::{
     observe::Blind,
     vault::{Import, Vault},
 };
-use tokenward_server::{open::VaultOptions, place::StoreOptions};
+use tokenward_server::config::{open::VaultOptions, place::StoreOptions};
 use tokenward_testkit::sandbox::{Fault, Rotation, Sandbox, SandboxConfig};
 use tokio::task::JoinSet;
 

@@ -4,6 +4,8 @@
 //! Each worker is a thread with a runtime of its own, and a connection stays with the worker that
 //! it was given to: its requests never cross between cores.
 
+pub mod tls;
+
 use std::{
     convert::Infallible,
     io,
@@ -38,11 +40,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::BoxError;
 
+use self::tls::Tls;
+
 use crate::{
+    front::{
+        lane::{Lane, Left},
+        router::Server,
+    },
     gateway::{CallerBody, GatewayBody},
-    lane::{Lane, Left},
-    serve::Server,
-    tls::Tls,
 };
 
 /// For the head of a first or next request to arrive.

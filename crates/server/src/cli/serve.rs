@@ -1,41 +1,29 @@
-//! A server's life: open, listen, drain.
+//! `tokenward serve`: a server's life: open, listen, drain.
 
-use std::{io, net::SocketAddr, num::NonZero, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::body::Body;
 use clap::Args;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use tokenward::{Vault, VaultConfig};
+use tokenward::VaultConfig;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{ApiState, Keys, router},
+    api::{ApiState, router},
+    config::open::{Opened, VaultOptions},
     egress::{connector, tls_config},
-    gateway::{CallerBody, Gateway, GatewayBody, GatewayConfig, Passed},
-    listen::Workers,
-    observe::{
-        Metrics,
-        requests::{FLUSH_EVERY, RequestLog},
-    },
-    open::{Opened, VaultOptions},
-    request_id::RequestIds,
-    tls::TlsOptions,
+    front::{caller::Keys, router::Server},
+    gateway::{Gateway, GatewayConfig},
+    listen::{Workers, tls::TlsOptions},
+    observe::{Metrics, requests::RequestLog},
 };
-
-/// How often connections that have been idle for too long are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
 /// Connections that may wait to be accepted. The system allows `net.core.somaxconn` at most (4,096).
 const BACKLOG: u32 = 4096;
 
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
-
 /// Options of `tokenward serve`.
 #[derive(Clone, Debug, Args)]
-pub struct ServeOptions {
+pub(crate) struct ServeOptions {
     /// Where to listen
     #[arg(
         long,
@@ -75,23 +63,12 @@ pub struct ServeOptions {
     pub json: bool,
 }
 
-/// What answers requests.
-#[derive(Clone, Debug)]
-pub(crate) struct Server {
-    gateway: Gateway,
-    api: axum::Router,
-    vault: Vault,
-    metrics: Metrics,
-    stopping: CancellationToken,
-    ids: Arc<RequestIds>,
-}
-
 /// Runs a server until `stop` is cancelled.
 ///
 /// # Errors
 ///
 /// When it cannot start: the vault does not open, the address is taken.
-pub async fn serve(
+pub(crate) async fn serve(
     options: &ServeOptions,
     vault_options: &VaultOptions,
     stop: CancellationToken,
@@ -220,117 +197,6 @@ async fn greet(options: &ServeOptions, opened: &Opened, url: &str) -> anyhow::Re
         }
     }
     Ok(())
-}
-
-impl Server {
-    /// The same server with connections of its own.
-    fn for_worker(&self) -> Self {
-        Self {
-            gateway: self.gateway.another(),
-            ids: Arc::default(),
-            ..self.clone()
-        }
-    }
-
-    /// Looks after a worker's connections to APIs, until its runtime ends.
-    fn start_upkeep(self: Arc<Self>) {
-        let tasks = TaskTracker::new();
-        let server = self.clone();
-        tasks.spawn(async move {
-            loop {
-                server.vault.clock().sleep(SWEEP_EVERY).await;
-                server.gateway.sweep();
-            }
-        });
-        tasks.spawn(async move {
-            loop {
-                self.vault.clock().sleep(FLUSH_EVERY).await;
-                self.gateway.log().flush();
-            }
-        });
-    }
-
-    /// Boxed: what waits for an answer is moved about before it is polled, and is large.
-    /// `passed`: it is a request to `/proxy` that was sent already.
-    pub(crate) fn answer(
-        self: Arc<Self>,
-        request: Request<CallerBody>,
-        passed: Option<Passed>,
-    ) -> Pin<Box<dyn Future<Output = Response<GatewayBody>> + Send>> {
-        let id = self.ids.next_id();
-        if request.uri().path() == "/proxy" {
-            return Box::pin(async move {
-                let response = self.gateway.handle(request, passed, id.clone()).await;
-                named(response, id)
-            });
-        }
-        Box::pin(async move { named(self.answer_otherwise(request).await, id) })
-    }
-
-    pub(crate) fn gateway(&self) -> &Gateway {
-        &self.gateway
-    }
-
-    /// A name for a request.
-    pub(crate) fn next_id(&self) -> HeaderValue {
-        self.ids.next_id()
-    }
-
-    async fn answer_otherwise(&self, request: Request<CallerBody>) -> Response<GatewayBody> {
-        match request.uri().path() {
-            "/healthz" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.ready().await,
-            "/metrics" => {
-                let mut response = text(StatusCode::OK, &self.metrics.render());
-                let kind = HeaderValue::from_static(
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                );
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
-            }
-            _ => {
-                let never = self.api.clone().oneshot(request.map(Body::new)).await;
-                never
-                    .unwrap_or_else(|never| match never {})
-                    .map(GatewayBody::from)
-            }
-        }
-    }
-
-    /// Whether requests should be sent here: not while stopping, nor while the store is down.
-    async fn ready(&self) -> Response<GatewayBody> {
-        if self.stopping.is_cancelled() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
-        }
-        match self.vault.store().changes(None).await {
-            Ok(_) => text(StatusCode::OK, "ready\n"),
-            Err(error) => {
-                tracing::warn!(%error, "not ready: the store does not answer");
-                text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the store does not answer\n",
-                )
-            }
-        }
-    }
-}
-
-/// With a name for people who ask about it.
-fn named(mut response: Response<GatewayBody>, id: HeaderValue) -> Response<GatewayBody> {
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
-}
-
-fn text(status: StatusCode, text: &str) -> Response<GatewayBody> {
-    let mut response = Response::new(GatewayBody::from(bytes::Bytes::copy_from_slice(
-        text.as_bytes(),
-    )));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
 }
 
 /// A gateway holds two sockets for each request; the usual soft limit is 1,024.

@@ -28,9 +28,9 @@ use self::{
     request::{Asked, Found, MOST_HEADERS},
 };
 use crate::{
+    front::router::Server,
     gateway::{CallerBody, Express, Marks, Relay},
     listen::Quiet,
-    serve::Server,
 };
 
 /// What is read at once.

@@ -21,8 +21,8 @@ use tokenward::{
 };
 
 use crate::{
+    config::place::{OpenStore, StoreOptions},
     egress::{AddressRules, HttpTransport, tls_config},
-    place::{OpenStore, StoreOptions},
 };
 
 /// Options of every command that opens a vault.

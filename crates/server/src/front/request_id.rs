@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use tokenward::seal::random_bytes;
+
+/// The header that carries a request's name.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-apideck-request-id");
 
 /// Makes names that are unlike all others: a random start for each maker, and a count. Asking for
 /// random bytes anew for each request would cost more than all else that is done for its answer.

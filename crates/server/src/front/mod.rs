@@ -1,0 +1,8 @@
+//! What stands before the gateway and the API: the router, who calls, request ids, and the one place that
+//! turns causes into answers.
+
+pub mod caller;
+pub mod error;
+pub(crate) mod lane;
+pub(crate) mod request_id;
+pub(crate) mod router;
