@@ -6,6 +6,7 @@
 
 mod address;
 mod connect;
+mod decode;
 mod transport;
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use rustls_platform_verifier::ConfigVerifierExt as _;
 
 pub use address::AddressRules;
 pub use connect::{GuardedResolver, RefusedAddress};
+pub use decode::{DecodeError, content_encoding, decode_body};
 pub use transport::HttpTransport;
 
 /// The gateway's connections: to permitted addresses only, HTTP/1.1 or HTTP/2 as TLS agrees on.

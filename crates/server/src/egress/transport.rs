@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::{address::AddressRules, connect::resolve};
+use super::{address::AddressRules, connect::resolve, decode::decode_answer};
 
 /// No token reply is larger.
 const LARGEST_ANSWER: usize = 1 << 20;
@@ -142,12 +142,13 @@ impl Transport for HttpTransport {
                 .send_request(message)
                 .await
                 .map_err(|error| no_answer(&root(&error)))?;
-            let (parts, body) = response.into_parts();
+            let (mut parts, body) = response.into_parts();
             let body = Limited::new(body, LARGEST_ANSWER)
                 .collect()
                 .await
                 .map_err(|error| no_answer(&error))?
                 .to_bytes();
+            let body = decode_answer(&mut parts.headers, body, LARGEST_ANSWER);
             Ok(Answer {
                 status: parts.status,
                 headers: parts.headers,
@@ -183,6 +184,10 @@ fn build(request: &TokenRequest) -> Result<Request<Full<Bytes>>, http::Error> {
     message
         .headers_mut()
         .insert(header::HOST, HeaderValue::try_from(authority)?);
+    message.headers_mut().insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
     message
         .headers_mut()
         .insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
