@@ -9,8 +9,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokenward::{
     Secret,
-    connector::{Catalogue, Context, TokenDialect},
-    oauth::{self, CallbackError, TokenReply, TokenSet},
+    connector::{Catalogue, EndpointKind},
+    endpoint::Context,
+    oauth::{self, CallbackError, TokenDialect, TokenReply, TokenSet},
     seal::Keyring,
 };
 use tokenward_server::{fuzz as gateway, import};
@@ -196,7 +197,13 @@ pub fn connector_file(data: &[u8]) {
             for host in &connector.api.hosts {
                 let _ = host.matches(&url, &Context::default());
             }
-            let _ = connector.token.url.fill_url(&Context::default());
+            for kind in EndpointKind::ALL {
+                // Without values only what the file itself says can be an endpoint.
+                let template = connector.endpoint_template(kind);
+                if connector.endpoint(kind, &Context::default()).is_ok() {
+                    assert!(template.is_some_and(|template| !template.has_places()));
+                }
+            }
         }
         Err(error) => {
             assert_eq!(catalogue.iter().count(), 0);

@@ -36,6 +36,8 @@ base_url = "https://{token.pod}.acme.example/v1"
 hosts = ["https://api.acme.example", "https://*.pods.acme.example", "http://127.0.0.1:8080"]
 [settings.tenant]
 label = "Tenant"
+[settings.odd]
+label = "Odd"
 "#;
 
 /// Nobody is asked anything.

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Connector, GrantType};
+use super::{Connector, check::check};
 use crate::id::ConnectorId;
 
 /// The files that ship inside the binary.
@@ -131,93 +131,6 @@ fn parse(file: &str, text: &str) -> Result<Connector, ConnectorError> {
         return Err(error(line_of_key(text, key), format!("`{key}`: {message}")));
     }
     Ok(connector)
-}
-
-/// What no single value shows.
-fn check(connector: &Connector) -> Result<(), (&'static str, String)> {
-    let id = connector.id.as_str();
-    if id.is_empty()
-        || !id
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    {
-        return Err(("id", format!("`{id}` may hold only a-z, 0-9 and `-`")));
-    }
-    if connector.unified_apis.is_empty() {
-        return Err(("unified_apis", "at least one is needed".to_owned()));
-    }
-    if connector.api.hosts.is_empty() {
-        return Err((
-            "api.hosts",
-            "at least one is needed, or no token could ever be used".to_owned(),
-        ));
-    }
-    if !connector.api.authorization.contains("{token}") {
-        return Err(("api.authorization", "it must contain `{token}`".to_owned()));
-    }
-    if connector.token.url.names_settings() && connector.token.hosts.is_empty() {
-        return Err((
-            "token.hosts",
-            "needed, because `token.url` depends on settings".to_owned(),
-        ));
-    }
-    if connector
-        .token
-        .per_second
-        .is_some_and(|rate| !rate.is_finite() || rate <= 0.0)
-    {
-        return Err(("token.per_second", "it must be more than 0".to_owned()));
-    }
-    if connector
-        .token
-        .grant_types
-        .contains(&GrantType::AuthorizationCode)
-        && connector.authorization.is_none()
-    {
-        return Err((
-            "authorization",
-            "needed for grant type authorization_code".to_owned(),
-        ));
-    }
-    let templates = [Some(&connector.token.url), connector.api.base_url.as_ref()]
-        .into_iter()
-        .flatten()
-        .chain(connector.api.headers.values())
-        .chain(
-            connector
-                .authorization
-                .as_ref()
-                .map(|authorization| &authorization.url),
-        )
-        .chain(
-            connector
-                .revocation
-                .as_ref()
-                .map(|revocation| &revocation.url),
-        )
-        .chain(
-            connector
-                .introspection
-                .as_ref()
-                .map(|introspection| &introspection.url),
-        );
-    for template in templates {
-        if let Some(name) = template
-            .settings()
-            .find(|name| !connector.settings.contains_key(*name))
-        {
-            return Err((
-                "settings",
-                format!("`{{settings.{name}}}` is used but [settings.{name}] is missing"),
-            ));
-        }
-    }
-    for name in connector.api.headers.keys() {
-        if http::HeaderName::try_from(name).is_err() {
-            return Err(("api.headers", format!("`{name}` is not a header name")));
-        }
-    }
-    Ok(())
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{connector::Context, refresh::replay::ReplayPolicy};
+use crate::{endpoint::Context, refresh::replay::ReplayPolicy};
 
 const GOOD: &str = r#"id = "acme"
 name = "Acme"
@@ -68,7 +68,7 @@ fn errors_name_file_line_and_key() {
         (
             "url = \"https://id.acme.example/token\"",
             "url = \"https://{settings.h}/token\"",
-            "acme.toml:8: `token.hosts`",
+            "acme.toml:1: `oauth.hosts`",
         ),
     ] {
         let message = error_of(&GOOD.replace(from, to));
@@ -143,6 +143,52 @@ fn salesforce_is_complete() {
             .iter()
             .any(|host| host.matches(&evil, &context))
     );
+}
+
+#[test]
+fn every_oauth_endpoint_with_places_needs_a_host_list() {
+    for (from, key) in [
+        ("https://id.acme.example/authorize", "authorization"),
+        ("https://id.acme.example/token", "token"),
+    ] {
+        for place in ["{settings.x}", "{token.x}", "{client.x}"] {
+            let text = GOOD.replace(from, &format!("https://id.acme.example/{place}"));
+            let message = error_of(&text);
+            let expected = format!("`oauth.hosts`: needed, because `{key}.url` has places");
+            assert!(message.contains(&expected), "{message}");
+        }
+    }
+    let other = format!("{GOOD}\n[oauth]\nhosts = [\"https://other.example\"]\n");
+    assert!(error_of(&other).contains("not on the connector's list"));
+    let own = format!("{GOOD}\n[oauth]\nhosts = [\"https://id.acme.example\"]\n");
+    assert!(Catalogue::default().add("acme.toml", &own).is_ok());
+}
+
+#[test]
+fn the_login_host_of_salesforce_is_anchored() {
+    let catalogue = Catalogue::shipped();
+    let salesforce = catalogue.find("salesforce").unwrap();
+    for (host, good) in [
+        ("login.salesforce.com", true),
+        ("acme.my.salesforce.com", true),
+        ("acme--dev.sandbox.my.salesforce.com", true),
+        ("acme.my.salesforce.com/x?", false),
+        ("acme.my.salesforce.com.evil.example", false),
+        ("evil.example", false),
+        ("loginXsalesforce.com", false),
+    ] {
+        let settings = [("login_host".to_owned(), host.into())].into_iter().collect();
+        let checked = crate::connector::validate_settings(salesforce, &settings);
+        assert_eq!(checked.is_ok(), good, "{host}: {checked:?}");
+        let settings = [("login_host".to_owned(), host.to_owned())].into();
+        let context = Context {
+            settings: Some(&settings),
+            ..Context::default()
+        };
+        for kind in crate::connector::EndpointKind::ALL {
+            assert_eq!(salesforce.endpoint(kind, &context).is_ok(), good, "{host}");
+        }
+    }
 }
 
 /// Every fact of a shipped file names where it was read.

@@ -3,22 +3,25 @@
 //! Every fact in a shipped file names its source in the file's `[sources]` table.
 
 mod catalogue;
-mod host;
+mod check;
+mod settings;
 mod signal;
-mod template;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 
 pub use catalogue::{Catalogue, ConnectorError};
-pub use host::HostPattern;
+pub use settings::{
+    Pattern, Setting, SettingError, SettingKind, SettingProblem, validate_metadata,
+    validate_settings,
+};
 pub use signal::{Meaning, Signal};
-pub use template::{Context, Template, TemplateError};
 
 use crate::{
+    endpoint::{Context, Endpoint, EndpointError, HostPattern, Template},
     id::ConnectorId,
-    oauth::ClientAuth,
+    oauth::{ClientAuth, TokenDialect},
     refresh::{gate::GateLimits, replay::ReplayPolicy},
 };
 
@@ -38,6 +41,9 @@ pub struct Connector {
     pub website: Option<String>,
     /// The unified APIs under which its connections stand; the first is the default.
     pub unified_apis: Vec<String>,
+    /// What holds for all OAuth endpoints.
+    #[serde(default)]
+    pub oauth: OauthRules,
     /// Where the browser goes; absent for client credentials only.
     #[serde(default)]
     pub authorization: Option<Authorization>,
@@ -50,7 +56,7 @@ pub struct Connector {
     pub revocation: Option<Revocation>,
     /// RFC 7662.
     #[serde(default)]
-    pub introspection: Option<Endpoint>,
+    pub introspection: Option<IntrospectionRules>,
     /// The API that tokens are for.
     pub api: Api,
     /// Values that a connection may carry and templates may name as `{settings.NAME}`.
@@ -59,6 +65,49 @@ pub struct Connector {
     /// Where each fact was read: dotted key to sources.
     #[serde(default)]
     pub sources: BTreeMap<String, Vec<String>>,
+}
+
+/// What holds for all OAuth endpoints.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OauthRules {
+    /// Where the OAuth endpoints may be once their templates are filled; needed as soon as one of
+    /// them has places. Browsers, refresh tokens and client secrets go nowhere else.
+    #[serde(default)]
+    pub hosts: Vec<HostPattern>,
+}
+
+/// The OAuth endpoints that a connector may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointKind {
+    /// Where the browser goes.
+    Authorization,
+    /// Where tokens come from.
+    Token,
+    /// RFC 7009.
+    Revocation,
+    /// RFC 7662.
+    Introspection,
+}
+
+impl EndpointKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Authorization,
+        Self::Token,
+        Self::Revocation,
+        Self::Introspection,
+    ];
+
+    /// The name of its table in a connector file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Authorization => "authorization",
+            Self::Token => "token",
+            Self::Revocation => "revocation",
+            Self::Introspection => "introspection",
+        }
+    }
 }
 
 /// The authorization endpoint.
@@ -87,9 +136,6 @@ pub struct Authorization {
 pub struct TokenEndpoint {
     /// Its URL.
     pub url: Template,
-    /// Where it may point once its template is filled; required when the template names settings.
-    #[serde(default)]
-    pub hosts: Vec<HostPattern>,
     /// How the client authenticates.
     #[serde(default)]
     pub client_auth: ClientAuth,
@@ -111,54 +157,6 @@ pub struct TokenEndpoint {
     /// How many may go at once.
     #[serde(default)]
     pub burst: Option<u32>,
-}
-
-/// How a provider's token replies deviate.
-#[derive(Clone, Debug, Deserialize)]
-pub struct TokenDialect {
-    /// Error codes that mean the grant is dead. `invalid_grant` where none are given.
-    #[serde(default = "invalid_grant")]
-    pub dead_errors: Vec<String>,
-    /// Error codes that mean "not now".
-    #[serde(default)]
-    pub throttled_errors: Vec<String>,
-    /// The field of an absolute expiry.
-    #[serde(default)]
-    pub expires_at_field: Option<String>,
-    /// The field of the refresh token's own lifetime in seconds.
-    #[serde(default)]
-    pub refresh_expires_in_field: Option<String>,
-    /// Fields that are kept with the tokens, such as `instance_url`.
-    #[serde(default)]
-    pub metadata: Vec<String>,
-}
-
-impl Default for TokenDialect {
-    fn default() -> Self {
-        Self {
-            dead_errors: invalid_grant(),
-            throttled_errors: Vec::new(),
-            expires_at_field: None,
-            refresh_expires_in_field: None,
-            metadata: Vec::new(),
-        }
-    }
-}
-
-impl TokenDialect {
-    /// Whether an error is the provider's last word on a grant. An entry may name the code, or
-    /// `code: words` that the description must contain.
-    pub fn is_dead(&self, code: &str, description: Option<&str>) -> bool {
-        self.dead_errors
-            .iter()
-            .any(|dead| match dead.split_once(": ") {
-                Some((dead_code, words)) => {
-                    dead_code == code
-                        && description.is_some_and(|description| description.contains(words))
-                }
-                None => dead == code,
-            })
-    }
 }
 
 /// The grants of RFC 6749 that a connection may come from.
@@ -219,10 +217,10 @@ pub enum RevocationScope {
     User,
 }
 
-/// An endpoint that is only a URL.
+/// The introspection endpoint.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Endpoint {
+pub struct IntrospectionRules {
     /// Its URL.
     pub url: Template,
 }
@@ -248,21 +246,32 @@ pub struct Api {
     pub signals: Vec<Signal>,
 }
 
-/// A value that a connection may carry.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Setting {
-    /// The label for people.
-    pub label: String,
-    /// The value where a connection has none.
-    #[serde(default)]
-    pub default: Option<String>,
-    /// Whether API calls need it.
-    #[serde(default)]
-    pub required: bool,
-}
-
 impl Connector {
+    /// The template of an endpoint.
+    pub fn endpoint_template(&self, kind: EndpointKind) -> Option<&Template> {
+        match kind {
+            EndpointKind::Authorization => self.authorization.as_ref().map(|it| &it.url),
+            EndpointKind::Token => Some(&self.token.url),
+            EndpointKind::Revocation => self.revocation.as_ref().map(|it| &it.url),
+            EndpointKind::Introspection => self.introspection.as_ref().map(|it| &it.url),
+        }
+    }
+
+    /// An endpoint, filled and checked against the connector's hosts.
+    ///
+    /// # Errors
+    ///
+    /// [`EndpointError`].
+    pub fn endpoint(
+        &self,
+        kind: EndpointKind,
+        context: &Context<'_>,
+    ) -> Result<Endpoint, EndpointError> {
+        self.endpoint_template(kind)
+            .ok_or(EndpointError::Absent(kind.name()))?
+            .fill_endpoint(context, &self.oauth.hosts)
+    }
+
     /// The limiter's setting.
     pub fn gate_limits(&self) -> GateLimits {
         let default = GateLimits::default();
@@ -299,10 +308,6 @@ fn yes() -> bool {
 
 fn bearer() -> String {
     "Bearer {token}".to_owned()
-}
-
-fn invalid_grant() -> Vec<String> {
-    vec!["invalid_grant".to_owned()]
 }
 
 fn code_grant() -> Vec<GrantType> {

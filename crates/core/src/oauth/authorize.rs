@@ -4,7 +4,7 @@ use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use url::{Url, form_urlencoded};
 
-use crate::secret::Secret;
+use crate::{endpoint::Endpoint, secret::Secret};
 
 /// A PKCE pair, method `S256` (RFC 7636 section 4).
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl Pkce {
 #[derive(Clone, Debug)]
 pub struct AuthorizationRequest<'a> {
     /// The connector's endpoint; a query that it already has is kept (RFC 6749 section 3.1).
-    pub endpoint: &'a Url,
+    pub endpoint: &'a Endpoint,
     /// The client's public identifier.
     pub client_id: &'a str,
     /// Where the provider sends the browser back to.
@@ -52,7 +52,7 @@ pub struct AuthorizationRequest<'a> {
 impl AuthorizationRequest<'_> {
     /// The URL to send the browser to.
     pub fn url(&self) -> Url {
-        let mut url = self.endpoint.clone();
+        let mut url = self.endpoint.url().clone();
         {
             let mut query = url.query_pairs_mut();
             query
@@ -155,7 +155,10 @@ mod tests {
     #[test]
     fn authorization_url() {
         let request = AuthorizationRequest {
-            endpoint: &"https://id.example/auth?filter=1".parse().unwrap(),
+            endpoint: &Endpoint::from_operator(
+                "https://id.example/auth?filter=1".parse().unwrap(),
+            )
+            .unwrap(),
             client_id: "c",
             redirect_uri: "https://app/cb",
             state: "s",

@@ -6,16 +6,20 @@
 
 mod authorize;
 mod client;
+mod dialect;
 mod metadata;
 mod reply;
 mod request;
 mod token_set;
 
 pub use authorize::{AuthorizationRequest, Callback, CallbackError, Pkce, read_callback};
-pub use client::{ClientAuth, ClientCredentials};
+pub use client::{CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials};
+pub use dialect::TokenDialect;
 pub use metadata::{ServerMetadata, metadata_urls, read_metadata};
 pub use reply::{
     Introspection, Refusal, TokenReply, parse_retry_after, read_introspection, read_token_reply,
 };
-pub use request::{TokenRequest, client_credentials, code_exchange, introspect, refresh, revoke};
+pub use request::{
+    TokenRequest, client_credentials, code_exchange, introspect, metadata_request, refresh, revoke,
+};
 pub use token_set::{TokenResponse, TokenSet};

@@ -10,11 +10,8 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::token_set::TokenResponse;
-use crate::{
-    connector::TokenDialect,
-    secret::{Secret, scrub},
-};
+use super::{dialect::TokenDialect, token_set::TokenResponse};
+use crate::secret::{Secret, scrub};
 
 /// What a token endpoint answered.
 #[derive(Clone, Debug)]

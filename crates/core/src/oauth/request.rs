@@ -4,19 +4,19 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::client::{ClientAuth, ClientCredentials};
-use crate::secret::Secret;
+use crate::{endpoint::Endpoint, secret::Secret};
 
 /// A request that carries secrets in its headers and body. `Debug` shows only where it goes.
 #[derive(Clone)]
 pub struct TokenRequest {
     /// Always `POST` but for metadata.
     pub method: Method,
-    /// Where to.
-    pub url: Url,
+    /// Where to: checked.
+    pub endpoint: Endpoint,
     /// Headers; `authorization` is marked sensitive.
     pub headers: HeaderMap,
     /// The body, zeroized when dropped.
@@ -27,15 +27,15 @@ impl fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenRequest")
             .field("method", &self.method)
-            .field("host", &self.url.host_str())
-            .field("path", &self.url.path())
+            .field("host", &self.endpoint.url().host_str())
+            .field("path", &self.endpoint.url().path())
             .finish_non_exhaustive()
     }
 }
 
 /// The `refresh_token` grant (RFC 6749 section 6). Scope is left out: the same scope goes on.
 pub fn refresh(
-    endpoint: &Url,
+    endpoint: &Endpoint,
     auth: ClientAuth,
     client: &ClientCredentials,
     refresh_token: &Secret,
@@ -50,7 +50,7 @@ pub fn refresh(
 
 /// The `authorization_code` grant (RFC 6749 section 4.1.3) with PKCE (RFC 7636 section 4.5).
 pub fn code_exchange(
-    endpoint: &Url,
+    endpoint: &Endpoint,
     auth: ClientAuth,
     client: &ClientCredentials,
     code: &Secret,
@@ -71,7 +71,7 @@ pub fn code_exchange(
 
 /// The `client_credentials` grant (RFC 6749 section 4.4).
 pub fn client_credentials(
-    endpoint: &Url,
+    endpoint: &Endpoint,
     auth: ClientAuth,
     client: &ClientCredentials,
     scope: &str,
@@ -86,7 +86,7 @@ pub fn client_credentials(
 
 /// Revokes a refresh token (RFC 7009 section 2.1).
 pub fn revoke(
-    endpoint: &Url,
+    endpoint: &Endpoint,
     auth: ClientAuth,
     client: &ClientCredentials,
     token: &Secret,
@@ -100,7 +100,7 @@ pub fn revoke(
 
 /// Asks about an access token (RFC 7662 section 2.1).
 pub fn introspect(
-    endpoint: &Url,
+    endpoint: &Endpoint,
     auth: ClientAuth,
     client: &ClientCredentials,
     token: &Secret,
@@ -112,8 +112,21 @@ pub fn introspect(
     post(endpoint, auth, client, &fields, &[])
 }
 
+/// Asks for a metadata document (RFC 8414 section 3.1). It carries no secret.
+pub fn metadata_request(endpoint: Endpoint) -> TokenRequest {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    TokenRequest {
+        method: Method::GET,
+        endpoint,
+        headers,
+        body: Zeroizing::default(),
+    }
+}
+
 fn post(
-    endpoint: &Url,
+    endpoint: &Endpoint,
     auth: ClientAuth,
     client: &ClientCredentials,
     fields: &[(&str, &str)],
@@ -125,11 +138,18 @@ fn post(
         HeaderValue::from_static("application/x-www-form-urlencoded"),
     );
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    // Without it any coding is acceptable (RFC 9110 section 12.5.3).
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.extend_pairs(fields);
     match (auth, &client.secret) {
         (ClientAuth::ClientSecretBasic, Some(secret)) => {
-            headers.insert(header::AUTHORIZATION, basic(&client.id, secret));
+            let encode = |text| utf8_percent_encode(text, UNRESERVED).to_string();
+            let secret = Zeroizing::new(encode(secret.expose()));
+            headers.insert(header::AUTHORIZATION, basic(&encode(&client.id), &secret));
+        }
+        (ClientAuth::ClientSecretBasicUnencoded, Some(secret)) => {
+            headers.insert(header::AUTHORIZATION, basic(&client.id, secret.expose()));
         }
         (ClientAuth::ClientSecretPost, Some(secret)) => {
             form.append_pair("client_id", &client.id)
@@ -145,7 +165,7 @@ fn post(
     let body = Zeroizing::new(form.finish().into_bytes());
     TokenRequest {
         method: Method::POST,
-        url: endpoint.clone(),
+        endpoint: endpoint.clone(),
         headers,
         body,
     }
@@ -159,13 +179,9 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-fn basic(id: &str, secret: &Secret) -> HeaderValue {
+fn basic(id: &str, secret: &str) -> HeaderValue {
     use base64::Engine as _;
-    let pair = Zeroizing::new(format!(
-        "{}:{}",
-        utf8_percent_encode(id, UNRESERVED),
-        utf8_percent_encode(secret.expose(), UNRESERVED)
-    ));
+    let pair = Zeroizing::new(format!("{id}:{secret}"));
     let text = format!(
         "Basic {}",
         base64::engine::general_purpose::STANDARD.encode(pair.as_bytes())
@@ -186,8 +202,8 @@ mod tests {
         }
     }
 
-    fn endpoint() -> Url {
-        "https://id.example/token".parse().unwrap()
+    fn endpoint() -> Endpoint {
+        Endpoint::from_operator("https://id.example/token".parse().unwrap()).unwrap()
     }
 
     fn body(request: &TokenRequest) -> String {
@@ -217,6 +233,25 @@ mod tests {
             "grant_type=refresh_token&refresh_token=r%2Bt"
         );
         assert!(request.headers[header::AUTHORIZATION].is_sensitive());
+    }
+
+    #[test]
+    fn basic_can_go_unencoded() {
+        use base64::Engine as _;
+        let auth = ClientAuth::ClientSecretBasicUnencoded;
+        let request = refresh(&endpoint(), auth, &client(), &Secret::new("rt"), &[]);
+        let header = request.headers[header::AUTHORIZATION].to_str().unwrap();
+        let decoded = base64::engine::general_purpose::STANDARD
+            .decode(header.strip_prefix("Basic ").unwrap())
+            .unwrap();
+        assert_eq!(decoded, b"my client:p:ss&word");
+        assert!(!body(&request).contains("client"));
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_uncompressed() {
+        let request = refresh(&endpoint(), ClientAuth::None, &client(), &Secret::new("rt"), &[]);
+        assert_eq!(request.headers[header::ACCEPT_ENCODING], "identity");
     }
 
     #[test]

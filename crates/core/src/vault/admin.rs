@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Vault, provider::Whose};
 use crate::{
-    connector::{Connector, GrantType},
+    connector::{Connector, GrantType, SettingError, validate_metadata, validate_settings},
     id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
     oauth::TokenSet,
     refresh::{
@@ -65,6 +65,9 @@ pub enum AdminError {
     /// A token that no header can carry.
     #[error("the {0} token holds control or non-ASCII characters, which no HTTP header may carry")]
     BadToken(&'static str),
+    /// A setting that the connector does not declare, or not like this; or too much metadata.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// There is no such connection.
     #[error("there is no connection {0}")]
     UnknownConnection(String),
@@ -109,6 +112,27 @@ impl Vault {
         Ok(connector)
     }
 
+    /// Settings and metadata come from strangers: every way in leads through here.
+    async fn check_patch(
+        &self,
+        connector: &Connector,
+        key: &ConnectionKey,
+        patch: &ConnectionPatch,
+    ) -> Result<(), AdminError> {
+        if let Some(settings) = &patch.settings {
+            validate_settings(connector, settings)?;
+        }
+        if patch.metadata.is_some() {
+            // It is merged into what there is, and bounded as a whole.
+            let present = self.inner.store.connection(key).await?;
+            let now = StoreTime(0);
+            let mut merged = present.unwrap_or_else(|| Connection::new(key.clone(), now));
+            merged.apply(patch.clone(), now);
+            validate_metadata(&merged.metadata)?;
+        }
+        Ok(())
+    }
+
     /// Takes over existing tokens. On a connection that has some, this is a re-authorization: a
     /// refresh that is under way with the old ones is void. Tokens that another connection of
     /// the application has already are not copied: both connections share that grant.
@@ -148,6 +172,7 @@ impl Vault {
             metadata: import.token_metadata.clone(),
             client_credentials: false,
         };
+        self.check_patch(connector, key, &patch).await?;
         let keep_alive = connector.idle_lifetime();
         let life = |now| remaining_life(&import, now);
         self.authorize(key, &tokens, patch, keep_alive, life).await
@@ -172,6 +197,7 @@ impl Vault {
         {
             return Err(AdminError::NoClientCredentials(key.service.clone()));
         }
+        self.check_patch(connector, key, &patch).await?;
         let tokens = TokenSet {
             access_token: None,
             refresh_token: None,
@@ -262,7 +288,8 @@ impl Vault {
         other: &ConnectionKey,
         patch: ConnectionPatch,
     ) -> Result<Connection, AdminError> {
-        self.connector_of(key)?;
+        let connector = self.connector_of(key)?;
+        self.check_patch(connector, key, &patch).await?;
         if key.application != other.application || key.service != other.service {
             return Err(AdminError::DifferentProviders(
                 key.to_string(),
@@ -296,7 +323,8 @@ impl Vault {
         key: &ConnectionKey,
         patch: ConnectionPatch,
     ) -> Result<Connection, AdminError> {
-        self.connector_of(key)?;
+        let connector = self.connector_of(key)?;
+        self.check_patch(connector, key, &patch).await?;
         let connection = self.inner.store.save_connection(key, patch).await?;
         self.heed(Change::Connection(key.clone())).await;
         Ok(connection)

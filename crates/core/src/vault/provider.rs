@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{Inner, entry::GrantEntry, resolve::settings_as_text};
+use super::{Inner, entry::GrantEntry};
 use crate::{
-    connector::{Connector, Context, RevocationScope, Template},
+    connector::{Connector, EndpointKind, RevocationScope},
+    endpoint::{Context, Endpoint, Template},
     error::TokenError,
     id::{ApplicationId, ConnectorId, GrantId},
-    oauth::{self, ClientCredentials, TokenReply, TokenRequest, TokenSet},
+    oauth::{self, CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials, TokenReply, TokenRequest, TokenSet},
     refresh::{
         flight::Outcome,
         ledger::{FailureKind, GrantRow},
@@ -76,32 +77,20 @@ impl Inner {
             .open(purpose, &row.sealed)
             .map_err(|error| error.to_string())?;
         let tokens = TokenSet::from_plain(&plain).ok_or("the stored tokens are malformed")?;
-        let (client, url) = self.client_at(entry.whose(), &connector.token.url).await?;
-        if !connector.token.hosts.is_empty()
-            && !connector
-                .token
-                .hosts
-                .iter()
-                .any(|host| host.matches(&url, &Context::default()))
-        {
-            return Err(format!(
-                "token endpoint host {} is not on the connector's list",
-                url.host_str().unwrap_or("")
-            ));
-        }
+        let (client, endpoint) = self.client_at(entry.whose(), EndpointKind::Token).await?;
         let extra: Vec<_> = connector
             .token
             .params
             .iter()
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
-        let auth = connector.token.client_auth;
+        let auth = client.auth;
         let request = match &tokens.refresh_token {
             Some(refresh_token) => {
-                oauth::refresh(&url, auth, &client.credentials, refresh_token, &extra)
+                oauth::refresh(&endpoint, auth, &client.credentials, refresh_token, &extra)
             }
             None if tokens.client_credentials => oauth::client_credentials(
-                &url,
+                &endpoint,
                 auth,
                 &client.credentials,
                 &client.scopes.join(" "),
@@ -122,12 +111,13 @@ impl Inner {
         })
     }
 
-    /// The OAuth client of a grant, and one of its endpoints.
+    /// The OAuth client of a grant, and one of its endpoints. The one door to a provider: what it
+    /// gives out is on the connector's host list.
     async fn client_at(
         &self,
         whose: Whose<'_>,
-        endpoint: &Template,
-    ) -> Result<(UsableClient, url::Url), String> {
+        kind: EndpointKind,
+    ) -> Result<(UsableClient, Endpoint), String> {
         let Whose {
             grant,
             application,
@@ -140,20 +130,19 @@ impl Inner {
             .await
             .map_err(|error| error.0)?
             .ok_or_else(|| TokenError::NoClient(connector.id.to_string()).to_string())?;
+        let names_settings = connector
+            .endpoint_template(kind)
+            .is_some_and(Template::names_settings);
         let settings = match settings {
-            Some(settings) => settings_as_text(connector, settings),
-            None if endpoint.names_settings() => {
+            Some(settings) => connector.settings_text(settings),
+            None if names_settings => {
                 let connection = self
                     .store
                     .connection_of(grant)
                     .await
                     .map_err(|error| error.0)?;
-                settings_as_text(
-                    connector,
-                    &connection
-                        .map(|connection| connection.settings)
-                        .unwrap_or_default(),
-                )
+                let settings = connection.map(|connection| connection.settings);
+                connector.settings_text(&settings.unwrap_or_default())
             }
             None => BTreeMap::new(),
         };
@@ -162,9 +151,15 @@ impl Inner {
             settings: Some(&settings),
             token: None,
         };
-        let url = endpoint
-            .fill_url(&context)
-            .map_err(|error| format!("endpoint `{endpoint}`: {error}"))?;
+        let endpoint = connector
+            .endpoint(kind, &context)
+            .map_err(|error| format!("{} endpoint: {error}", kind.name()))?;
+        // What discovery found, or the operator said, of this client's own server.
+        let auth = match client.settings.get(CLIENT_AUTH_SETTING) {
+            Some(name) => ClientAuth::from_name(name)
+                .ok_or_else(|| format!("`{CLIENT_AUTH_SETTING}`: no such method: {name}"))?,
+            None => connector.token.client_auth,
+        };
         let secret = match &client.sealed_secret {
             Some(sealed) => Some(
                 self.open_client_secret(&client, sealed)
@@ -179,9 +174,10 @@ impl Inner {
         Ok((
             UsableClient {
                 credentials,
+                auth,
                 scopes: client.scopes,
             },
-            url,
+            endpoint,
         ))
     }
 
@@ -281,14 +277,9 @@ impl Inner {
             tracing::info!(%grant, "a void answer is not revoked: a new authorization would end with it");
             return;
         }
-        let result = match self.client_at(whose, &revocation.url).await {
-            Ok((client, url)) => {
-                let request = oauth::revoke(
-                    &url,
-                    connector.token.client_auth,
-                    &client.credentials,
-                    token,
-                );
+        let result = match self.client_at(whose, EndpointKind::Revocation).await {
+            Ok((client, endpoint)) => {
+                let request = oauth::revoke(&endpoint, client.auth, &client.credentials, token);
                 self.exchange_quietly(request).await
             }
             Err(why) => Err(why),
@@ -353,5 +344,6 @@ impl Inner {
 
 struct UsableClient {
     credentials: ClientCredentials,
+    auth: ClientAuth,
     scopes: Vec<String>,
 }

@@ -7,11 +7,10 @@ use std::{
     sync::{Arc, atomic::fence},
 };
 
-use serde_json::{Map, Value};
-
 use super::{Inner, Vault, entry::GrantEntry};
 use crate::{
-    connector::{Connector, Context},
+    connector::Connector,
+    endpoint::Context,
     error::TokenError,
     id::{ApplicationId, ConnectionKey, ConnectionKeyRef, GrantId},
     refresh::ledger::GrantRow,
@@ -80,23 +79,6 @@ impl Resolved {
             token,
         }
     }
-}
-
-/// A connection's settings as text, with the connector's defaults.
-pub(super) fn settings_as_text(
-    connector: &Connector,
-    settings: &Map<String, Value>,
-) -> BTreeMap<String, String> {
-    let defaults = connector
-        .settings
-        .iter()
-        .filter_map(|(name, setting)| Some((name.clone(), setting.default.clone()?)));
-    let own = settings.iter().filter_map(|(name, value)| match value {
-        Value::String(text) if !text.is_empty() => Some((name.clone(), text.clone())),
-        Value::Number(_) | Value::Bool(_) => Some((name.clone(), value.to_string())),
-        _ => None,
-    });
-    defaults.chain(own).collect()
 }
 
 impl From<StoreError> for TokenError {
@@ -238,7 +220,7 @@ impl Inner {
                 service: connector.id.clone(),
             },
             grant: entry.ok_or_else(not_authorized)?,
-            settings: settings_as_text(&connector, &connection.settings),
+            settings: connector.settings_text(&connection.settings),
             client_settings: client.map(|client| client.settings).unwrap_or_default(),
             attachment: std::sync::OnceLock::new(),
             trusted: AtomicBool::new(false),

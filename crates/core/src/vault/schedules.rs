@@ -174,7 +174,7 @@ impl Transport for Provider {
     async fn exchange(&self, request: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         yield_now().await;
-        let answer = if request.url.path() == "/revoke" {
+        let answer = if request.endpoint.url().path() == "/revoke" {
             Ok(String::new())
         } else if self.unreachable {
             Err(TransportError::NotSent("connection refused".to_owned()))

@@ -194,7 +194,7 @@ impl Transport for SimTransport {
         let (family, refresh) = self.family_of(&request);
         let kind = world.books().families[family].kind;
         let mishap = world.scenario.mishap(kind, world.now(), &world.rng);
-        let revocation = request.url.path() == "/revoke";
+        let revocation = request.endpoint.url().path() == "/revoke";
         let connect = if mishap == Some(Mishap::Slow) {
             world.rng.between(Duration::ZERO, 12 * SECOND)
         } else {

@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, io::Read as _, path::PathBuf, sync::Arc, time::
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use http::Method;
 use serde_json::json;
 use tokenward::{
     ConnectorId, Secret,
-    oauth::{ServerMetadata, TokenRequest, metadata_urls, read_metadata},
+    endpoint::Endpoint,
+    oauth::{
+        CLIENT_AUTH_SETTING, ClientAuth, ServerMetadata, metadata_request, metadata_urls,
+        read_metadata,
+    },
     transport::{Patience, Transport as _},
 };
 use url::Url;
@@ -186,25 +189,27 @@ async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadat
         not_after: None,
         last_look: None,
     };
-    let mut last = String::new();
+    // The first place's word counts most: what the second says of a document that was found, but
+    // is wrong, is no help.
+    let mut why: Option<String> = None;
+    let mut note = |text: String, found: bool| match &why {
+        Some(_) if !found => {}
+        _ => why = Some(text),
+    };
     for url in metadata_urls(issuer) {
-        let request = TokenRequest {
-            method: Method::GET,
-            url: url.clone(),
-            headers: http::HeaderMap::new(),
-            body: Zeroizing::default(),
-        };
+        let request = metadata_request(Endpoint::from_operator(url.clone())?);
         match transport.exchange(request, patience.clone()).await {
             Ok(answer) if answer.status.is_success() => match read_metadata(issuer, &answer.body) {
                 Ok(metadata) => return Ok(metadata),
-                Err(why) => last = format!("{url}: {why}"),
+                Err(why) => note(format!("{url}: {why}"), true),
             },
-            Ok(answer) => last = format!("{url}: HTTP {}", answer.status),
-            Err(error) => last = error.to_string(),
+            Ok(answer) => note(format!("{url}: HTTP {}", answer.status), false),
+            Err(error) => note(error.to_string(), false),
         }
     }
+    let why = why.unwrap_or_default();
     bail!(
-        "the endpoints of {issuer} could not be read: {last}. Give them with --setting token_url=... instead"
+        "the endpoints of {issuer} could not be read: {why}. Give them with --setting token_url=... instead"
     )
 }
 
@@ -214,8 +219,11 @@ fn endpoints(metadata: ServerMetadata) -> impl Iterator<Item = (String, String)>
         token_endpoint,
         revocation_endpoint,
         introspection_endpoint,
+        token_endpoint_auth_methods_supported,
         ..
     } = metadata;
+    let auth = ClientAuth::from_metadata(&token_endpoint_auth_methods_supported);
+    let auth = auth.map(|auth| (CLIENT_AUTH_SETTING.to_owned(), auth.name().to_owned()));
     [
         ("authorization_url", authorization_endpoint),
         ("token_url", Some(token_endpoint)),
@@ -224,4 +232,5 @@ fn endpoints(metadata: ServerMetadata) -> impl Iterator<Item = (String, String)>
     ]
     .into_iter()
     .filter_map(|(name, url)| url.map(|url| (name.to_owned(), url.to_string())))
+    .chain(auth)
 }

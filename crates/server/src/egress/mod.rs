@@ -1,6 +1,6 @@
 //! The way out: which addresses may be reached, and how.
 //!
-//! Tokens leave only for hosts on a connector's list ([`tokenward::connector::HostPattern`]), and
+//! Tokens leave only for hosts on a connector's list ([`tokenward::endpoint::HostPattern`]), and
 //! those hosts must not resolve to private addresses unless the operator allows it: otherwise a
 //! name that somebody else controls could point a token at this machine's neighbours.
 

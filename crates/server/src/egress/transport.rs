@@ -99,14 +99,14 @@ impl Transport for HttpTransport {
         request: TokenRequest,
         patience: Patience,
     ) -> Result<Answer, TransportError> {
-        let host = request.url.host_str().unwrap_or_default().to_owned();
+        let host = request.endpoint.url().host_str().unwrap_or_default().to_owned();
         let not_sent = |why: &dyn std::fmt::Display| {
             TransportError::NotSent(format!("{host} cannot be reached: {why}"))
         };
         let message = build(&request).map_err(|error| not_sent(&error))?;
 
         let ready = async {
-            let stream = self.connect(&request.url).await?;
+            let stream = self.connect(request.endpoint.url()).await?;
             http1::handshake(TokioIo::new(stream))
                 .await
                 .map_err(io::Error::other)
@@ -167,7 +167,7 @@ impl Transport for HttpTransport {
 }
 
 fn build(request: &TokenRequest) -> Result<Request<Full<Bytes>>, http::Error> {
-    let url = &request.url;
+    let url = request.endpoint.url();
     let target = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),

@@ -11,7 +11,7 @@ use http::{
 };
 use tokenward::{
     Token,
-    connector::{Template, TemplateError},
+    endpoint::{Template, TemplateError},
     vault::Resolved,
 };
 use url::Url;
@@ -187,14 +187,14 @@ fn fill(
     token: Option<&Token>,
 ) -> Result<String, ApiError> {
     template
-        .fill(&resolved.context(token.map(Token::metadata)))
+        .fill_url_text(&resolved.context(token.map(Token::metadata)))
         .map_err(|error| match error {
             TemplateError::Missing(name) => ApiError::bad_header(&format!(
                 "the base URL of connector {} needs `{name}`",
                 resolved.connector.id
             )),
-            TemplateError::NotAUrl(_) => {
-                ApiError::bad_header("the connector's base URL is not a URL")
+            TemplateError::Unfit(_) | TemplateError::NotAUrl(_) => {
+                ApiError::bad_header(&format!("the connector's base URL cannot be used: {error}"))
             }
         })
 }

@@ -46,7 +46,7 @@ fn every_named_test_exists() {
         .map(|file| std::fs::read_to_string(file).unwrap())
         .collect();
     let table = table();
-    assert_eq!(table.len(), 35);
+    assert!(table.len() >= 35);
     for (row, tests) in table {
         for name in tests {
             assert!(

@@ -141,7 +141,7 @@ impl Provider {
             secret: Some(Secret::new(self.get("client_secret"))),
         };
         let exchange = oauth::code_exchange(
-            &self.get("token_endpoint").parse().unwrap(),
+            &Endpoint::from_operator(self.get("token_endpoint").parse().unwrap()).unwrap(),
             ClientAuth::ClientSecretBasic,
             &client,
             &callback.code,
@@ -149,7 +149,7 @@ impl Provider {
             Some(&pkce.verifier),
             &[],
         );
-        let mut request = http::Request::post(exchange.url.as_str())
+        let mut request = http::Request::post(exchange.endpoint.url().as_str())
             .body(exchange.body.to_vec().into())
             .unwrap();
         *request.headers_mut() = exchange.headers.clone();

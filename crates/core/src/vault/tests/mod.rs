@@ -8,6 +8,7 @@ mod people;
 mod rejections;
 mod sharing;
 mod spool;
+mod strangers;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -122,7 +123,7 @@ impl Transport for Provider {
                 body: body.into(),
             })
         };
-        if request.url.path() == "/revoke" {
+        if request.endpoint.url().path() == "/revoke" {
             self.clock.sleep(self.revoke_latency).await;
             self.revocations.fetch_add(1, Ordering::SeqCst);
             return answer(200, HeaderMap::new(), String::new());

@@ -23,15 +23,20 @@ impl HostPattern {
     /// In words for a person.
     pub fn parse(text: &str) -> Result<Self, String> {
         let template = Template::parse(text)?;
-        if template.names_settings() {
+        if template.names_strangers() {
             return Err(format!(
-                "`{text}`: a host list must not depend on a connection's settings"
+                "`{text}`: a host list may depend on the operator's `{{client.NAME}}` only"
             ));
         }
         if let Some(literal) = template.literal() {
             Origin::parse(&literal)?;
         }
         Ok(Self { text: template })
+    }
+
+    /// Whether the operator's values go into it.
+    pub fn has_places(&self) -> bool {
+        self.text.has_places()
     }
 
     /// Whether `url` is at this origin. A pattern whose values are missing matches nothing.
@@ -173,6 +178,7 @@ mod tests {
             "api.xero.com",
             "ftp://x.y",
             "https://{settings.h}",
+            "{token.instance_url}",
         ] {
             assert!(HostPattern::parse(bad).is_err(), "{bad}");
         }
