@@ -177,7 +177,9 @@ fn the_login_host_of_salesforce_is_anchored() {
         ("evil.example", false),
         ("loginXsalesforce.com", false),
     ] {
-        let settings = [("login_host".to_owned(), host.into())].into_iter().collect();
+        let settings = [("login_host".to_owned(), host.into())]
+            .into_iter()
+            .collect();
         let checked = crate::connector::validate_settings(salesforce, &settings);
         assert_eq!(checked.is_ok(), good, "{host}: {checked:?}");
         let settings = [("login_host".to_owned(), host.to_owned())].into();

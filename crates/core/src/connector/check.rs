@@ -1,7 +1,7 @@
 //! What no single value of a connector file shows.
 
 use super::{Connector, EndpointKind, GrantType};
-use crate::endpoint::{Context, EndpointError};
+use crate::endpoint::{Context, EndpointError, HostPattern, Template};
 
 /// A key, and what is wrong with it.
 type Fault = (&'static str, String);
@@ -49,7 +49,7 @@ fn endpoints(connector: &Connector) -> Result<(), Fault> {
             Ok(_) => {}
             // A list that depends on the operator's values cannot be read yet.
             Err(EndpointError::Unlisted { .. })
-                if connector.oauth.hosts.iter().any(|host| host.has_places()) => {}
+                if connector.oauth.hosts.iter().any(HostPattern::has_places) => {}
             Err(error) => return Err(("oauth.hosts", format!("`{name}.url`: {error}"))),
         }
     }
@@ -80,7 +80,7 @@ fn settings(connector: &Connector) -> Result<(), Fault> {
         .filter_map(|kind| connector.endpoint_template(kind))
         .chain(&connector.api.base_url)
         .chain(connector.api.headers.values());
-    for name in templates.flat_map(|template| template.settings()) {
+    for name in templates.flat_map(Template::settings) {
         if !connector.settings.contains_key(name) {
             return Err((
                 "settings",

@@ -160,10 +160,7 @@ impl Setting {
                 !text.chars().any(char::is_control),
                 "text without control characters",
             ),
-            SettingKind::Number => (
-                text.parse::<f64>().is_ok_and(f64::is_finite),
-                "a number",
-            ),
+            SettingKind::Number => (text.parse::<f64>().is_ok_and(f64::is_finite), "a number"),
             SettingKind::Boolean => (matches!(text, "true" | "false"), "true or false"),
             SettingKind::Host => (is_host_name(text), "a host name such as login.example.com"),
         };
@@ -235,7 +232,9 @@ pub fn validate_settings(
     for (name, value) in settings {
         match connector.settings.get(name) {
             Some(setting) => {
-                setting.text(value).map_err(|problem| named(name, problem))?;
+                setting
+                    .text(value)
+                    .map_err(|problem| named(name, problem))?;
             }
             None if value.is_null() => {}
             None => {
@@ -374,11 +373,17 @@ label = "Note"
             let checked = validate_settings(&connector, &settings);
             assert_eq!(checked.is_ok(), good, "{name} {value}: {checked:?}");
             if let Err(error) = checked {
-                assert!(error.to_string().starts_with(&format!("`{name}` ")), "{error}");
+                assert!(
+                    error.to_string().starts_with(&format!("`{name}` ")),
+                    "{error}"
+                );
             }
             // What got in otherwise, in an older version or past us, is not used.
             let text = connector.settings_text(&settings);
-            let default = connector.settings.get(name).and_then(|it| it.default.as_ref());
+            let default = connector
+                .settings
+                .get(name)
+                .and_then(|it| it.default.as_ref());
             assert!(good || text.get(name) == default, "{name} {value}");
         }
     }
@@ -388,7 +393,10 @@ label = "Note"
         let connector = connector();
         let text = connector.settings_text(&Map::new());
         assert_eq!(text["host"], "id.acme.example");
-        assert_eq!(connector.missing_required(&text).collect::<Vec<_>>(), ["region"]);
+        assert_eq!(
+            connector.missing_required(&text).collect::<Vec<_>>(),
+            ["region"]
+        );
         let settings = [("region".to_owned(), json!("eu"))].into_iter().collect();
         let text = connector.settings_text(&settings);
         assert_eq!(connector.missing_required(&text).count(), 0);
@@ -427,7 +435,7 @@ label = "Note"
             text in "([a-z0-9.:/#?@-]|\\PC|[\\u{0}-\\u{20}]){0,12}",
         ) {
             let connector = connector();
-            let settings = [(name.clone(), json!(text.clone()))].into_iter().collect();
+            let settings = [(name.clone(), json!(text))].into_iter().collect();
             let used = connector.settings_text(&settings).get(&name).cloned();
             match validate_settings(&connector, &settings) {
                 Ok(()) if text.is_empty() => {}

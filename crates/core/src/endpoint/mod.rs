@@ -128,17 +128,46 @@ mod tests {
             ("https://id.acme.example/t", "", &[][..], true),
             ("https://id.acme.example/t", "", &listed[..], true),
             ("https://id.evil.example/t", "", &listed[..], false),
-            ("https://{settings.host}/t", "id.acme.example", &listed[..], true),
-            ("https://{settings.host}/t", "id.evil.example", &listed[..], false),
-            ("https://{token.host}/t", "id.evil.example", &listed[..], false),
-            ("https://{settings.host}/t", "id.acme.example", &[][..], false),
-            ("https://id.acme.example/{settings.host}", "x", &[][..], false),
+            (
+                "https://{settings.host}/t",
+                "id.acme.example",
+                &listed[..],
+                true,
+            ),
+            (
+                "https://{settings.host}/t",
+                "id.evil.example",
+                &listed[..],
+                false,
+            ),
+            (
+                "https://{token.host}/t",
+                "id.evil.example",
+                &listed[..],
+                false,
+            ),
+            (
+                "https://{settings.host}/t",
+                "id.acme.example",
+                &[][..],
+                false,
+            ),
+            (
+                "https://id.acme.example/{settings.host}",
+                "x",
+                &[][..],
+                false,
+            ),
             ("{client.base}/t", "", &[][..], false),
             ("{client.base}/t", "", &listed[..], true),
             ("{client.base}/t", "", &listed[..1], false),
         ] {
             let filled = fill(template, value, hosts);
-            assert_eq!(filled.is_ok(), good, "{template} {value} {hosts:?}: {filled:?}");
+            assert_eq!(
+                filled.is_ok(),
+                good,
+                "{template} {value} {hosts:?}: {filled:?}"
+            );
         }
     }
 
@@ -146,7 +175,10 @@ mod tests {
     fn an_operators_url_is_taken_if_it_is_one() {
         assert!(Endpoint::from_operator("https://id.example/x?y".parse().unwrap()).is_ok());
         for bad in ["ftp://id.example/", "https://user@id.example/", "data:x"] {
-            assert!(Endpoint::from_operator(bad.parse().unwrap()).is_err(), "{bad}");
+            assert!(
+                Endpoint::from_operator(bad.parse().unwrap()).is_err(),
+                "{bad}"
+            );
         }
     }
 }

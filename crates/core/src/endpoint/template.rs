@@ -205,7 +205,9 @@ impl Template {
             let unfit = || TemplateError::Unfit(format!("{}.{name}", space.name()));
             stranger = Some((space, name));
             match position(&text) {
-                Position::Start if leads(space, value) => text.push_str(value.trim_end_matches('/')),
+                Position::Start if leads(space, value) => {
+                    text.push_str(value.trim_end_matches('/'));
+                }
                 Position::Authority if is_host(value) => text.push_str(value),
                 Position::Rest => text.extend(utf8_percent_encode(value, UNRESERVED)),
                 Position::Start | Position::Authority => return Err(unfit()),
@@ -220,11 +222,7 @@ impl Template {
     }
 }
 
-fn value<'a>(
-    space: Space,
-    name: &str,
-    context: &Context<'a>,
-) -> Result<&'a str, TemplateError> {
+fn value<'a>(space: Space, name: &str, context: &Context<'a>) -> Result<&'a str, TemplateError> {
     let values = match space {
         Space::Client => context.client,
         Space::Settings => context.settings,
@@ -392,7 +390,11 @@ mod tests {
             "https://a.example:8443/t"
         );
         assert_eq!(
-            filled("https://id.example/{settings.x}/t?q={settings.x}", "a/b?c#d%2f e").unwrap(),
+            filled(
+                "https://id.example/{settings.x}/t?q={settings.x}",
+                "a/b?c#d%2f e"
+            )
+            .unwrap(),
             "https://id.example/a%2Fb%3Fc%23d%252f%20e/t?q=a%2Fb%3Fc%23d%252f%20e"
         );
         for dots in [".", "..", "%2e%2E"] {

@@ -155,10 +155,8 @@ mod tests {
     #[test]
     fn authorization_url() {
         let request = AuthorizationRequest {
-            endpoint: &Endpoint::from_operator(
-                "https://id.example/auth?filter=1".parse().unwrap(),
-            )
-            .unwrap(),
+            endpoint: &Endpoint::from_operator("https://id.example/auth?filter=1".parse().unwrap())
+                .unwrap(),
             client_id: "c",
             redirect_uri: "https://app/cb",
             state: "s",

@@ -116,7 +116,10 @@ pub fn introspect(
 pub fn metadata_request(endpoint: Endpoint) -> TokenRequest {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
     TokenRequest {
         method: Method::GET,
         endpoint,
@@ -139,7 +142,10 @@ fn post(
     );
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     // Without it any coding is acceptable (RFC 9110 section 12.5.3).
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.extend_pairs(fields);
     match (auth, &client.secret) {
@@ -250,7 +256,13 @@ mod tests {
 
     #[test]
     fn an_answer_is_asked_for_uncompressed() {
-        let request = refresh(&endpoint(), ClientAuth::None, &client(), &Secret::new("rt"), &[]);
+        let request = refresh(
+            &endpoint(),
+            ClientAuth::None,
+            &client(),
+            &Secret::new("rt"),
+            &[],
+        );
         assert_eq!(request.headers[header::ACCEPT_ENCODING], "identity");
     }
 

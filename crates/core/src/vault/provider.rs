@@ -11,7 +11,10 @@ use crate::{
     endpoint::{Context, Endpoint, Template},
     error::TokenError,
     id::{ApplicationId, ConnectorId, GrantId},
-    oauth::{self, CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials, TokenReply, TokenRequest, TokenSet},
+    oauth::{
+        self, CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials, TokenReply, TokenRequest,
+        TokenSet,
+    },
     refresh::{
         flight::Outcome,
         ledger::{FailureKind, GrantRow},

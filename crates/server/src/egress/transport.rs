@@ -99,7 +99,12 @@ impl Transport for HttpTransport {
         request: TokenRequest,
         patience: Patience,
     ) -> Result<Answer, TransportError> {
-        let host = request.endpoint.url().host_str().unwrap_or_default().to_owned();
+        let host = request
+            .endpoint
+            .url()
+            .host_str()
+            .unwrap_or_default()
+            .to_owned();
         let not_sent = |why: &dyn std::fmt::Display| {
             TransportError::NotSent(format!("{host} cannot be reached: {why}"))
         };

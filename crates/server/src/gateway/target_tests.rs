@@ -131,7 +131,7 @@ const PIECES: [&str; 24] = [
 
 proptest! {
     #[test]
-    fn a_token_goes_to_listed_hosts_only(pieces in prop::collection::vec(select(&PIECES[..]), 0..8), tenant in select(&["t", "evil.example", "a.b", "%2f", "\t", " "][..])) {
+    fn a_token_goes_to_listed_hosts_only(pieces in prop::collection::vec(select(&PIECES[..]), 0..8), tenant in select(&["t", "evil.example", "a.b", "%2f", "..", " "][..])) {
         thread_local!(static CONNECTIONS: std::cell::RefCell<std::collections::HashMap<String, Arc<Resolved>>> = std::cell::RefCell::default());
         let resolved = CONNECTIONS.with_borrow_mut(|known| known.entry(tenant.to_owned()).or_insert_with(|| connection(tenant)).clone());
         let tail = pieces.concat();

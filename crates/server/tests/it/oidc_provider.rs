@@ -7,6 +7,7 @@ use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use tokenward::{
     Secret,
+    endpoint::Endpoint,
     oauth::{self, AuthorizationRequest, ClientAuth, ClientCredentials, Pkce, TokenReply},
     seal::random_bytes,
 };
@@ -70,6 +71,10 @@ impl Provider {
             .unwrap_or_else(|| panic!("no {name}"))
     }
 
+    fn endpoint(&self, name: &str) -> Endpoint {
+        Endpoint::from_operator(self.get(name).parse().unwrap()).unwrap()
+    }
+
     /// Makes it the vault's connector `oidc`, with a client.
     pub(crate) fn add_to(&self, vault: &TestVault) {
         let discovered = vault.run_with(
@@ -97,7 +102,7 @@ impl Provider {
     pub(crate) async fn authorize(&self, http: &Server) -> String {
         let pkce = Pkce::new(random_bytes());
         let url = AuthorizationRequest {
-            endpoint: &self.get("authorization_endpoint").parse().unwrap(),
+            endpoint: &self.endpoint("authorization_endpoint"),
             client_id: self.get("client_id"),
             redirect_uri: self.get("redirect_uri"),
             state: "state-1",
@@ -141,7 +146,7 @@ impl Provider {
             secret: Some(Secret::new(self.get("client_secret"))),
         };
         let exchange = oauth::code_exchange(
-            &Endpoint::from_operator(self.get("token_endpoint").parse().unwrap()).unwrap(),
+            &self.endpoint("token_endpoint"),
             ClientAuth::ClientSecretBasic,
             &client,
             &callback.code,

@@ -76,11 +76,19 @@ async fn secrets_go_to_listed_hosts_only_at_every_endpoint() {
         assert_eq!(went, if listed { expected } else { &[] }, "{host}");
     }
     // A path, a query or a user in a host's place is not used at all: the default is.
-    for host in ["eu.acme.example/x?", "u@eu.acme.example", "eu.acme.example#"] {
+    for host in [
+        "eu.acme.example/x?",
+        "u@eu.acme.example",
+        "eu.acme.example#",
+    ] {
         let (world, recorder, vault) = world().await;
         world.store_host(host).await;
         assert!(vault.validate(&world.key).await.is_ok());
-        assert_eq!(*lock(&recorder.0), ["https://id.acme.example/token"], "{host}");
+        assert_eq!(
+            *lock(&recorder.0),
+            ["https://id.acme.example/token"],
+            "{host}"
+        );
     }
 }
 
