@@ -2,117 +2,191 @@
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{FromRequestParts, Path, Query, State},
 };
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::{StatusCode, request::Parts as Head};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokenward::{
-    ConnectionKey, TokenError,
-    store::{Connection, ConnectionPatch},
+    ConnectionKey, ConnectorId, GrantId, TokenError,
+    connector::GrantType,
+    refresh::ledger::GrantRow,
+    store::{Connection, ConnectionPatch, StoreError},
     vault::{AdminError, Import},
 };
 
 use super::{
     ApiError, ApiState,
+    router::Whole,
     wire::{self, Parts, envelope, object},
 };
-use crate::import;
+use crate::{
+    front::caller::{Caller, ConsumerCaller, Identity},
+    import,
+};
 
 type Reply = Result<Json<Value>, ApiError>;
 
+/// Grants that are read at the same time for a list.
+const AT_A_TIME: usize = 4;
+
+/// A connection of the consumer that calls.
+#[derive(Debug)]
+pub(super) struct At(ConnectionKey);
+
+impl Identity for At {}
+
 #[derive(Debug, Deserialize)]
-pub(super) struct Place {
+struct Place {
     unified_api: String,
     service_id: String,
 }
 
-#[derive(Debug, Deserialize)]
+impl FromRequestParts<ApiState> for At {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
+        let caller = ConsumerCaller::from_request_parts(head, state).await?;
+        let Path(place) = Path::<Place>::from_request_parts(head, state)
+            .await
+            .map_err(|_| ApiError::refused(StatusCode::BAD_REQUEST))?;
+        Ok(Self(ConnectionKey::new(
+            caller.application,
+            caller.consumer,
+            place.unified_api.as_str(),
+            place.service_id.as_str(),
+        )))
+    }
+}
+
+/// Which connections to list. A parameter without a value is as good as none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Filter {
-    api: Option<String>,
-    configured: Option<bool>,
+    api: String,
+    configured: String,
+}
+
+impl Filter {
+    fn wants(&self, api: &str) -> bool {
+        self.api.is_empty() || self.api == api
+    }
+
+    /// Only those that the consumer has added, or only those that it has not.
+    fn added(&self) -> Result<Option<bool>, ApiError> {
+        match self.configured.as_str() {
+            "" => Ok(None),
+            "true" => Ok(Some(true)),
+            "false" => Ok(Some(false)),
+            _ => Err(ApiError::invalid("`configured` must be true or false")),
+        }
+    }
 }
 
 impl ApiState {
-    async fn key(&self, headers: &HeaderMap, place: &Place) -> Result<ConnectionKey, ApiError> {
-        let caller = self.keys.authenticate(headers).await?;
-        let consumer = caller.consumer(headers)?;
-        Ok(ConnectionKey::new(
-            caller.application,
-            consumer,
-            place.unified_api.as_str(),
-            place.service_id.as_str(),
-        ))
-    }
-
     async fn stored(&self, key: &ConnectionKey) -> Result<Connection, ApiError> {
-        let stored = self
-            .vault
-            .store()
-            .connection(key)
-            .await
-            .map_err(AdminError::Store)?;
+        let stored = self.vault.store().connection(key).await.map_err(store)?;
         Ok(stored.ok_or_else(|| TokenError::UnknownConnection(key.to_string()))?)
     }
 
-    async fn shown(&self, stored: &Connection) -> Reply {
-        let object = wire::connection_of(&self.vault, stored)
-            .await
-            .map_err(AdminError::Store)?;
-        let object =
-            object.ok_or_else(|| AdminError::UnknownConnector(stored.key.service.clone()))?;
-        Ok(Json(envelope(object)))
+    async fn grant(&self, id: Option<GrantId>) -> Result<Option<GrantRow>, ApiError> {
+        match id {
+            Some(id) => Ok(self.vault.store().grant(&id).await.map_err(store)?.value),
+            None => Ok(None),
+        }
     }
+
+    /// The connection as it is now.
+    async fn shown(&self, key: &ConnectionKey) -> Reply {
+        let connector = self.vault.connector_of(key)?;
+        let whole = self.vault.store().whole(key).await.map_err(store)?;
+        let (connection, grant, configured) = match whole {
+            Some(whole) => {
+                let grant = whole.grant.and_then(|grant| grant.value);
+                (Some(whole.connection), grant, whole.client.is_some())
+            }
+            None => {
+                let client = self.vault.store().client(&key.application, &key.service);
+                (None, None, client.await.map_err(store)?.is_some())
+            }
+        };
+        Ok(Json(envelope(wire::connection(&Parts {
+            connector,
+            unified_api: &key.unified_api,
+            connection: connection.as_ref(),
+            grant: grant.as_ref(),
+            configured,
+        }))))
+    }
+}
+
+fn store(error: StoreError) -> ApiError {
+    AdminError::Store(error).into()
 }
 
 /// `GET /vault/connections`: the consumer's connections, and the connectors that it could add.
 pub(super) async fn list(
+    caller: Caller,
     State(state): State<ApiState>,
-    headers: HeaderMap,
-    Query(filter): Query<Filter>,
+    filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
 ) -> Reply {
-    let caller = state.keys.authenticate(&headers).await?;
-    let store = state.vault.store();
-    let stored = match super::text(&headers, "x-apideck-consumer-id")? {
-        Some(consumer) => store
-            .connections(&caller.application, Some(&consumer.into()))
+    let Ok(Query(filter)) = filter else {
+        return Err(ApiError::invalid(
+            "the query must name `api` and `configured` once at most",
+        ));
+    };
+    let added = filter.added()?;
+    let stores = state.vault.store();
+    let mut stored = match &caller.consumer {
+        Some(consumer) => stores
+            .connections(&caller.application, Some(consumer))
             .await
-            .map_err(AdminError::Store)?,
+            .map_err(store)?,
         None => Vec::new(),
     };
-    let wanted = |api: &str| filter.api.as_deref().is_none_or(|wanted| wanted == api);
+    stored.retain(|connection| filter.wants(&connection.key.unified_api));
+    let clients = stores.clients(&caller.application).await.map_err(store)?;
+    let configured =
+        |connector: &ConnectorId| clients.iter().any(|client| client.connector == *connector);
     let mut list = Vec::new();
-    for connection in stored
-        .iter()
-        .filter(|connection| wanted(&connection.key.unified_api))
-    {
-        list.extend(
-            wire::connection_of(&state.vault, connection)
-                .await
-                .map_err(AdminError::Store)?,
-        );
+    if added != Some(false) {
+        let wanted: Vec<_> = stored.iter().map(|stored| stored.grant.clone()).collect();
+        let grants: Vec<_> = stream::iter(wanted)
+            .map(|grant| state.grant(grant))
+            .buffered(AT_A_TIME)
+            .try_collect()
+            .await?;
+        for (connection, grant) in stored.iter().zip(&grants) {
+            let key = &connection.key;
+            let Some(connector) = state.vault.catalogue().find(key.service.as_str()) else {
+                continue;
+            };
+            list.push(wire::connection(&Parts {
+                connector,
+                unified_api: &key.unified_api,
+                connection: Some(connection),
+                grant: grant.as_ref(),
+                configured: configured(&key.service),
+            }));
+        }
     }
-    if filter.configured != Some(true) {
-        let clients = store
-            .clients(&caller.application)
-            .await
-            .map_err(AdminError::Store)?;
+    if added != Some(true) {
         for connector in state.vault.catalogue().iter() {
-            let configured = clients
+            let apis = connector
+                .unified_apis
                 .iter()
-                .any(|client| client.connector == connector.id);
-            for unified_api in connector.unified_apis.iter().filter(|api| wanted(api)) {
-                let added = stored
-                    .iter()
-                    .any(|c| c.key.service == connector.id && *c.key.unified_api == **unified_api);
-                if configured && !added {
+                .filter(|api| filter.wants(api));
+            for unified_api in apis.filter(|_| configured(&connector.id)) {
+                let mut those = stored.iter().map(|connection| &connection.key);
+                if !those.any(|c| c.service == connector.id && *c.unified_api == **unified_api) {
                     list.push(wire::connection(&Parts {
                         connector,
                         unified_api,
                         connection: None,
                         grant: None,
-                        configured,
+                        configured: true,
                     }));
                 }
             }
@@ -122,50 +196,18 @@ pub(super) async fn list(
 }
 
 /// `GET /vault/connections/{unified_api}/{service_id}`.
-pub(super) async fn get(
-    State(state): State<ApiState>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-) -> Reply {
-    let key = state.key(&headers, &place).await?;
-    let connector = state.vault.connector_of(&key)?;
-    match state
-        .vault
-        .store()
-        .connection(&key)
-        .await
-        .map_err(AdminError::Store)?
-    {
-        Some(stored) => state.shown(&stored).await,
-        None => {
-            let client = state
-                .vault
-                .store()
-                .client(&key.application, &key.service)
-                .await
-                .map_err(AdminError::Store)?;
-            let unified_api = &*key.unified_api;
-            let configured = client.is_some();
-            Ok(Json(envelope(wire::connection(&Parts {
-                connector,
-                unified_api,
-                connection: None,
-                grant: None,
-                configured,
-            }))))
-        }
-    }
+pub(super) async fn get(At(key): At, State(state): State<ApiState>) -> Reply {
+    state.shown(&key).await
 }
 
 /// `PATCH /vault/connections/{unified_api}/{service_id}`: also makes it.
 pub(super) async fn update(
+    At(key): At,
     State(state): State<ApiState>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Reply {
-    let key = state.key(&headers, &place).await?;
     let body = read_json(&body)?;
+    refuse_what_is_not_kept(&body)?;
     let patch = ConnectionPatch {
         enabled: match body.get("enabled") {
             None | Some(Value::Null) => None,
@@ -173,92 +215,99 @@ pub(super) async fn update(
             Some(_) => return Err(ApiError::invalid("`enabled` must be true or false")),
         },
         settings: object(&body, "settings").map_err(ApiError::invalid)?,
-        metadata: object(&body, "metadata").map_err(ApiError::invalid)?,
+        metadata: object(&body, "metadata")
+            .map_err(ApiError::invalid)?
+            .map(writable),
     };
-    let stored = state.vault.update(&key, patch).await?;
-    state.shown(&stored).await
+    state.vault.update(&key, patch).await?;
+    state.shown(&key).await
 }
 
 /// `DELETE /vault/connections/{unified_api}/{service_id}`.
 pub(super) async fn delete(
+    At(key): At,
     State(state): State<ApiState>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
 ) -> Result<StatusCode, ApiError> {
-    let key = state.key(&headers, &place).await?;
     state.vault.delete(&key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /vault/connections/{unified_api}/{service_id}/import`.
 pub(super) async fn import(
+    At(key): At,
     State(state): State<ApiState>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Reply {
-    let key = state.key(&headers, &place).await?;
-    let import: Import = import::read(&body).map_err(ApiError::invalid)?;
-    let stored = state.vault.import(&key, import).await?;
-    state.shown(&stored).await
+    let mut import: Import = import::read(&body).map_err(ApiError::invalid)?;
+    import.metadata = import.metadata.map(writable);
+    state.vault.import(&key, import).await?;
+    state.shown(&key).await
 }
 
 /// `POST /vault/connections/{unified_api}/{service_id}/token`: makes sure that there is a live
 /// access token; for a connector that takes client credentials, also makes the connection.
-pub(super) async fn token(
-    State(state): State<ApiState>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-    body: Bytes,
-) -> Reply {
-    let key = state.key(&headers, &place).await?;
+pub(super) async fn token(At(key): At, State(state): State<ApiState>, Whole(body): Whole) -> Reply {
     read_json(&body)?;
-    let stored = state
-        .vault
-        .store()
-        .connection(&key)
-        .await
-        .map_err(AdminError::Store)?;
-    if stored.and_then(|stored| stored.grant).is_none() {
+    let connector = state.vault.connector_of(&key)?;
+    let stores = state.vault.store();
+    let stored = stores.connection(&key).await.map_err(store)?;
+    let authorized = stored.is_some_and(|stored| stored.grant.is_some());
+    let grant_types = &connector.token.grant_types;
+    if !authorized && grant_types.contains(&GrantType::ClientCredentials) {
         state
             .vault
             .add_client_credentials(&key, ConnectionPatch::default())
             .await?;
     }
+    // Says of others that they do not exist, or are not authorized.
     state.vault.token(&key).await?;
-    let stored = state.stored(&key).await?;
-    state.shown(&stored).await
+    state.shown(&key).await
 }
 
 /// `POST /vault/connections/{unified_api}/{service_id}/validate`: forces one refresh. Calls at
 /// once share it.
 pub(super) async fn validate(
+    At(key): At,
     State(state): State<ApiState>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Reply {
-    let key = state.key(&headers, &place).await?;
     read_json(&body)?;
     let connector = state.vault.connector_of(&key)?;
-    state.vault.validate(&key).await?;
-    let stored = state.stored(&key).await?;
-    let grant = match &stored.grant {
-        Some(grant) => {
-            state
-                .vault
-                .store()
-                .grant(grant)
-                .await
-                .map_err(AdminError::Store)?
-                .value
-        }
-        None => None,
+    match state.vault.validate(&key).await {
+        // Nothing to refresh with: it is callable as long as its token lives.
+        Err(TokenError::NoRefreshToken) => state.vault.token(&key).await?,
+        answer => answer?,
     };
+    let stored = state.stored(&key).await?;
+    let grant = state.grant(stored.grant.clone()).await?;
     let state = wire::state_name(connector, &stored, grant.as_ref());
     Ok(Json(envelope(
         json!({ "id": key.wire_id(), "state": state }),
     )))
+}
+
+/// What Apideck keeps on a connection and we do not: a value for it would be lost in silence. What a
+/// client sends back as it got it is no value.
+fn refuse_what_is_not_kept(body: &Value) -> Result<(), ApiError> {
+    for name in ["configuration", "custom_mappings", "consent_state"] {
+        let nothing = match body.get(name) {
+            None | Some(Value::Null) => true,
+            Some(Value::Array(values)) => values.is_empty(),
+            Some(value) => value == "implicit",
+        };
+        if !nothing {
+            return Err(ApiError::invalid(format!(
+                "`{name}` is not kept by this server; leave it out"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Without what the server itself fills in.
+fn writable(mut metadata: Map<String, Value>) -> Map<String, Value> {
+    metadata.remove(wire::COMPANY_ID);
+    metadata
 }
 
 /// A body that may be empty: the SDKs send nothing where the specification shows `{}`.

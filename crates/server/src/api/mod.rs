@@ -4,5 +4,5 @@ mod connections;
 mod router;
 mod wire;
 
-use crate::front::{caller::text, error::ApiError};
+use crate::front::error::ApiError;
 pub use router::{ApiState, router};

@@ -1,17 +1,22 @@
 //! The vault API's routes.
 
+use std::time::Duration;
+
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{FromRef, FromRequest, Request},
+    handler::Handler,
     middleware::map_response,
     response::Response,
-    routing::{get, post},
+    routing::{MethodFilter, on},
 };
+use bytes::Bytes;
 use http::{StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokenward::Vault;
 
 use super::{ApiError, connections};
-use crate::front::caller::Keys;
+use crate::front::caller::{Authenticated, Keys};
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -22,26 +27,49 @@ pub struct ApiState {
     pub keys: Keys,
 }
 
+impl FromRef<ApiState> for Keys {
+    fn from_ref(state: &ApiState) -> Self {
+        state.keys.clone()
+    }
+}
+
 /// No body of this API is larger.
 const LARGEST_BODY: usize = 1 << 20;
+/// More of a body must arrive within this.
+const BODY_STALL: Duration = Duration::from_secs(30);
+/// And the whole of it within this.
+const BODY_WHOLE: Duration = Duration::from_secs(60);
+
+/// Routes whose handlers are authenticated.
+struct Routes(Router<ApiState>);
+
+impl Routes {
+    /// Adds a handler. One that does not take its caller first does not compile.
+    fn on<H, T>(self, method: MethodFilter, path: &str, handler: H) -> Self
+    where
+        H: Handler<T, ApiState>,
+        T: Authenticated + 'static,
+    {
+        Self(self.0.route(path, on(method, handler)))
+    }
+}
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let place = "/vault/connections/{unified_api}/{service_id}";
-    Router::new()
-        .route("/vault/connections", get(connections::list))
-        .route(
-            place,
-            get(connections::get)
-                .patch(connections::update)
-                .delete(connections::delete),
-        )
-        .route(&format!("{place}/import"), post(connections::import))
-        .route(&format!("{place}/token"), post(connections::token))
-        .route(&format!("{place}/validate"), post(connections::validate))
+    let below = |verb: &str| format!("{place}/{verb}");
+    let (get, post) = (MethodFilter::GET, MethodFilter::POST);
+    Routes(Router::new())
+        .on(get, "/vault/connections", connections::list)
+        .on(get, place, connections::get)
+        .on(MethodFilter::PATCH, place, connections::update)
+        .on(MethodFilter::DELETE, place, connections::delete)
+        .on(post, &below("import"), connections::import)
+        .on(post, &below("token"), connections::token)
+        .on(post, &below("validate"), connections::validate)
+        .0
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(map_response(in_the_wire_format))
         .with_state(state)
 }
@@ -54,8 +82,41 @@ async fn no_method() -> ApiError {
     ApiError::no_method()
 }
 
-/// axum refuses some requests itself (a body that is too large, a path that is not UTF-8), in
-/// plain text that Apideck's SDKs cannot read.
+/// A request's whole body. Read after all else was settled: see [`Authenticated`].
+#[derive(Debug)]
+pub(super) struct Whole(pub(super) Bytes);
+
+impl<S: Sync> FromRequest<S> for Whole {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let reading = read(Limited::new(request.into_body(), LARGEST_BODY));
+        match tokio::time::timeout(BODY_WHOLE, reading).await {
+            Ok(body) => body.map(Self).map_err(ApiError::refused),
+            Err(_) => Err(ApiError::refused(StatusCode::REQUEST_TIMEOUT)),
+        }
+    }
+}
+
+async fn read(mut body: Limited<axum::body::Body>) -> Result<Bytes, StatusCode> {
+    let mut whole = Vec::new();
+    loop {
+        let Ok(frame) = tokio::time::timeout(BODY_STALL, body.frame()).await else {
+            return Err(StatusCode::REQUEST_TIMEOUT);
+        };
+        match frame {
+            None => return Ok(whole.into()),
+            Some(Ok(frame)) => whole.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+            Some(Err(error)) if error.is::<LengthLimitError>() => {
+                return Err(StatusCode::PAYLOAD_TOO_LARGE);
+            }
+            Some(Err(_)) => return Err(StatusCode::BAD_REQUEST),
+        }
+    }
+}
+
+/// axum refuses some requests itself (a path that is not UTF-8), in plain text that Apideck's SDKs
+/// cannot read.
 async fn in_the_wire_format(response: Response) -> Response {
     let json = response
         .headers()
@@ -66,4 +127,41 @@ async fn in_the_wire_format(response: Response) -> Response {
         return response;
     }
     axum::response::IntoResponse::into_response(ApiError::refused(status))
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures on the paused clock of the test"
+)]
+mod tests {
+    use axum::body::Body;
+    use futures_util::stream;
+    use http::Request;
+
+    use super::*;
+
+    async fn refused(body: Body) -> (u16, u64) {
+        let began = tokio::time::Instant::now();
+        let error = Whole::from_request(Request::new(body), &())
+            .await
+            .unwrap_err();
+        (error.status().as_u16(), began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_and_an_endless_one_is_not_kept() {
+        let silent = stream::pending::<Result<Bytes, std::io::Error>>();
+        assert_eq!(refused(Body::from_stream(silent)).await, (408, 30));
+        let drops = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        assert_eq!(refused(Body::from_stream(drops)).await, (408, 60));
+        let flood = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![0; 65536])));
+        assert_eq!(refused(Body::from_stream(flood)).await, (413, 0));
+        let exact = Body::from(vec![b' '; LARGEST_BODY]);
+        let whole = Whole::from_request(Request::new(exact), &()).await.unwrap();
+        assert_eq!(whole.0.len(), LARGEST_BODY);
+    }
 }

@@ -2,11 +2,15 @@
 
 use serde_json::{Map, Value, json};
 use tokenward::{
-    Vault,
     connector::{Connector, GrantType},
     refresh::ledger::{GrantRow, Standing},
-    store::{Connection, StoreError},
+    store::Connection,
 };
+
+/// In a connection's metadata, and read-only: which company at the provider it is for.
+pub(super) const COMPANY_ID: &str = "company_id";
+/// The setting that says so, by whatever connector.
+const TENANT_ID: &str = "tenant_id";
 
 /// The success envelope.
 pub(super) fn envelope(data: Value) -> Value {
@@ -81,11 +85,16 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         .settings
         .iter()
         .map(|(id, setting)| {
-            json!({
+            let mut field = json!({
                 "id": id, "label": setting.label, "type": "text", "placeholder": setting.default, "description": null,
                 "required": setting.required, "custom_field": false, "allow_custom_values": false, "disabled": false,
                 "hidden": false, "deprecated": false, "sensitive": false, "prefix": null, "suffix": null, "options": [],
-            })
+                "mask": false,
+            });
+            if let Some(value) = settings.get(id) {
+                field["value"] = value.clone();
+            }
+            field
         })
         .collect();
     let grant_type = match connector.token.grant_types.first() {
@@ -96,6 +105,12 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         Standing::Dead { at, .. } => Some(at.0),
         Standing::Live => grant.trouble.as_ref().map(|trouble| trouble.since.0),
     });
+    let mut metadata = connection
+        .map(|connection| connection.metadata.clone())
+        .unwrap_or_default();
+    if let Some(tenant) = settings.get(TENANT_ID) {
+        metadata.insert(COMPANY_ID.to_owned(), tenant.clone());
+    }
     let mut object = json!({
         "id": format!("{unified_api}+{}", connector.id),
         "service_id": connector.id,
@@ -108,9 +123,9 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         "auth_type": "oauth2",
         "oauth_grant_type": grant_type,
         "status": "live",
-        "enabled": connection.is_none_or(|connection| connection.enabled),
+        "enabled": connection.is_some_and(|connection| connection.enabled),
         "settings": settings,
-        "metadata": connection.map(|connection| connection.metadata.clone()).unwrap_or_default(),
+        "metadata": metadata,
         "form_fields": form_fields,
         "configuration": [],
         "configurable_resources": [],
@@ -127,39 +142,15 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         "credentials_expire_at": 0,
         "last_refresh_failed_at": failed_at.unwrap_or(0),
         "last_downstream_error_at": 0,
-        "created_at": connection.map_or(0, |connection| connection.created_at.0),
-        "updated_at": connection.map(|connection| connection.updated_at.0),
     });
-    if let (Some(website), Some(object)) = (&connector.website, object.as_object_mut()) {
-        object.insert("website".to_owned(), website.as_str().into());
+    if let Some(connection) = connection {
+        object["created_at"] = connection.created_at.0.into();
+        object["updated_at"] = connection.updated_at.0.into();
+    }
+    if let Some(website) = &connector.website {
+        object["website"] = website.as_str().into();
     }
     object
-}
-
-/// A connection object, with what the store says of its grant and client.
-pub(super) async fn connection_of(
-    vault: &Vault,
-    stored: &Connection,
-) -> Result<Option<Value>, StoreError> {
-    let Some(connector) = vault.catalogue().find(stored.key.service.as_str()) else {
-        return Ok(None);
-    };
-    let grant = match &stored.grant {
-        Some(grant) => vault.store().grant(grant).await?.value,
-        None => None,
-    };
-    let configured = vault
-        .store()
-        .client(&stored.key.application, &stored.key.service)
-        .await?
-        .is_some();
-    Ok(Some(connection(&Parts {
-        connector,
-        unified_api: &stored.key.unified_api,
-        connection: Some(stored),
-        grant: grant.as_ref(),
-        configured,
-    })))
 }
 
 /// A JSON object out of an optional field of a body.

@@ -1,17 +1,57 @@
 //! Errors in Apideck's form. 5xx only for real faults: Apideck's SDKs retry those for 15 minutes.
+//!
+//! Each error tells programs what will help (`x-tokenward-remedy`), and every answer whose it is
+//! (`x-tokenward-origin`): the gateway's own, or that of the API behind it.
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 use tokenward::{TokenError, refresh::ledger::FailureKind, time::StoreTime, vault::AdminError};
 
 use crate::wall_clock;
 
+/// Tells the gateway's own answers from those that it passes on.
+pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("x-tokenward-origin");
+/// On the gateway's own answers.
+pub(crate) const FROM_GATEWAY: HeaderValue = HeaderValue::from_static("gateway");
+/// On answers of the API behind it.
+#[expect(dead_code, reason = "for the gateway, which does not set it yet")]
+pub(crate) const FROM_PROVIDER: HeaderValue = HeaderValue::from_static("provider");
+
+/// Tells what will help: see [`Remedy`].
+const REMEDY: HeaderName = HeaderName::from_static("x-tokenward-remedy");
+
+/// What helps against an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// The same request, later.
+    Retry,
+    /// Another request.
+    Request,
+    /// The consumer must authorize the connection (again).
+    Authorize,
+    /// The operator must mend the configuration.
+    Operator,
+}
+
+impl Remedy {
+    /// Its name on the wire.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Request => "request",
+            Self::Authorize => "authorize",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// An error on the wire. Its texts hold no secrets.
 #[derive(Clone, Debug)]
 pub struct ApiError {
     status: StatusCode,
+    remedy: Remedy,
     type_name: &'static str,
     message: String,
     detail: Value,
@@ -27,11 +67,20 @@ impl ApiError {
     ) -> Self {
         Self {
             status,
+            remedy: if status.is_server_error() {
+                Remedy::Retry
+            } else {
+                Remedy::Request
+            },
             type_name,
             message: message.to_owned(),
             detail: detail.into(),
             retry_after: None,
         }
+    }
+
+    fn with(self, remedy: Remedy) -> Self {
+        Self { remedy, ..self }
     }
 
     /// The HTTP status.
@@ -51,6 +100,11 @@ impl ApiError {
 
     pub(crate) fn missing_header(name: &str) -> Self {
         Self::bad_header(&format!("Missing Header: {name}"))
+    }
+
+    /// A header that decides something was given more than once.
+    pub(crate) fn header_twice(name: &str) -> Self {
+        Self::bad_header(&format!("{name} is given more than once"))
     }
 
     pub(crate) fn bad_header(detail: &str) -> Self {
@@ -112,9 +166,15 @@ impl ApiError {
     pub(crate) fn refused(status: StatusCode) -> Self {
         let detail = match status {
             StatusCode::PAYLOAD_TOO_LARGE => "The body is larger than 1 MiB",
+            StatusCode::REQUEST_TIMEOUT => "The body did not arrive in time",
             _ => "The request cannot be read",
         };
         Self::new(status, "RequestValidationError", "Invalid Params", detail)
+    }
+
+    fn internal(message: &str, detail: String) -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "InternalServerError", message, detail)
     }
 
     pub(crate) fn forbidden_host(detail: String) -> Self {
@@ -165,12 +225,15 @@ impl ApiError {
 
     pub(crate) fn store(why: &str) -> Self {
         tracing::error!(%why, "the store is unavailable");
-        let detail = "The vault's store is unavailable; nothing was lost";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::busy("The vault's store is unavailable; nothing was lost")
+    }
+
+    /// Not now, but soon.
+    pub(crate) fn busy(detail: &str) -> Self {
         Self {
             retry_after: Some(1),
             ..Self::new(
-                status,
+                StatusCode::SERVICE_UNAVAILABLE,
                 "ServiceUnavailableError",
                 "Service unavailable",
                 detail,
@@ -179,8 +242,13 @@ impl ApiError {
     }
 
     /// A failed refresh is 401 (never 5xx), with Apideck's detail object.
-    fn refresh_failed(message: &str, code: Option<&str>, retry_at: Option<StoreTime>) -> Self {
-        let mut debug = json!({ "message": message });
+    fn refresh_failed(
+        remedy: Remedy,
+        message: &str,
+        code: Option<&str>,
+        retry_at: Option<StoreTime>,
+    ) -> Self {
+        let mut debug = json!({ "message": message, "remedy": remedy.name() });
         if let Some(code) = code {
             debug["code"] = code.into();
         }
@@ -197,6 +265,7 @@ impl ApiError {
             "Unauthorized Request",
             detail,
         )
+        .with(remedy)
     }
 
     fn body(&self) -> Value {
@@ -219,6 +288,10 @@ impl ApiError {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
+        response.headers_mut().insert(ORIGIN, FROM_GATEWAY);
+        response
+            .headers_mut()
+            .insert(REMEDY, HeaderValue::from_static(self.remedy.name()));
         if let Some(seconds) = self.retry_after {
             response
                 .headers_mut()
@@ -238,13 +311,14 @@ impl From<TokenError> for ApiError {
     fn from(error: TokenError) -> Self {
         let text = error.to_string();
         match error {
-            TokenError::UnknownConnection(_) => Self::not_found(text),
+            TokenError::UnknownConnection(_) => Self::not_found(text).with(Remedy::Authorize),
             TokenError::NotAuthorized(_) => Self::new(
                 StatusCode::UNAUTHORIZED,
                 "UnauthorizedError",
                 "Re-authorize the connection: connector credentials error",
                 text,
-            ),
+            )
+            .with(Remedy::Authorize),
             TokenError::Disabled(_) => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "InvalidStateError",
@@ -262,51 +336,40 @@ impl From<TokenError> for ApiError {
                 "OAuthCredentialsNotFoundError",
                 "No OAuth client",
                 text,
-            ),
+            )
+            .with(Remedy::Operator),
             TokenError::Dead { .. } | TokenError::NoRefreshToken => Self {
                 message: "Re-authorize the connection".to_owned(),
-                ..Self::refresh_failed(&text, Some("invalid_grant"), None)
+                ..Self::refresh_failed(Remedy::Authorize, &text, Some("invalid_grant"), None)
             },
             TokenError::AnswerLost { retry_at, .. } => {
-                Self::refresh_failed(&text, Some("answer_lost"), Some(retry_at))
+                Self::refresh_failed(Remedy::Retry, &text, Some("answer_lost"), Some(retry_at))
             }
             TokenError::Failed { kind, retry_at, .. } => {
-                let code = match kind {
-                    FailureKind::NotSent => "not_sent",
-                    FailureKind::Throttled => "throttled",
-                    FailureKind::Configuration => "configuration",
-                    FailureKind::Unknown => "no_answer",
+                let (code, remedy) = match kind {
+                    FailureKind::NotSent => ("not_sent", Remedy::Retry),
+                    FailureKind::Throttled => ("throttled", Remedy::Retry),
+                    FailureKind::Configuration => ("configuration", Remedy::Operator),
+                    FailureKind::Unknown => ("no_answer", Remedy::Retry),
                 };
-                Self::refresh_failed(&text, Some(code), Some(retry_at))
+                Self::refresh_failed(remedy, &text, Some(code), Some(retry_at))
             }
             TokenError::Paused { retry_in_ms } => {
                 let retry_at = wall_clock() + std::time::Duration::from_millis(retry_in_ms);
-                Self::refresh_failed(&text, Some("paused"), Some(retry_at))
+                Self::refresh_failed(Remedy::Retry, &text, Some("paused"), Some(retry_at))
             }
             TokenError::DeadlineExceeded { .. } => Self::timed_out(&text),
             TokenError::Store(why) => Self::store(&why),
-            TokenError::ShuttingDown => {
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                Self {
-                    retry_after: Some(1),
-                    ..Self::new(status, "ServiceUnavailableError", "Shutting down", text)
-                }
-            }
+            TokenError::ShuttingDown => Self {
+                message: "Shutting down".to_owned(),
+                ..Self::busy(&text)
+            },
             TokenError::Seal(_) => {
                 tracing::error!(%text, "stored tokens cannot be opened");
-                Self::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "InternalServerError",
-                    "The stored tokens cannot be opened",
-                    text,
-                )
+                let message = "The stored tokens cannot be opened";
+                Self::internal(message, text).with(Remedy::Operator)
             }
-            _ => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "InternalServerError",
-                "Internal error",
-                text,
-            ),
+            _ => Self::internal("Internal error", text),
         }
     }
 }
@@ -324,6 +387,7 @@ impl From<AdminError> for ApiError {
             AdminError::UnknownConnection(_) => Self::not_found(text),
             AdminError::Conflict => {
                 Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", text)
+                    .with(Remedy::Retry)
             }
             AdminError::Store(error) => Self::store(&error.0),
             _ => Self::invalid(text),

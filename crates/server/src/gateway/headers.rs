@@ -10,7 +10,11 @@ use http::{
 use tokenward::{Token, vault::Resolved};
 
 use super::upstream::put_header;
-use crate::front::{caller::text_of, error::ApiError, request_id::REQUEST_ID};
+use crate::front::{
+    caller::{as_utf8, text_of},
+    error::ApiError,
+    request_id::REQUEST_ID,
+};
 
 pub(crate) const PREFIX: &str = "x-apideck-";
 const DOWNSTREAM_ERROR: HeaderName = HeaderName::from_static("x-apideck-downstream-error");
@@ -105,13 +109,17 @@ impl Directions {
             };
             last = Some(name.clone());
             if let Some(ours) = name.as_str().strip_prefix(PREFIX) {
-                if first && let Err(error) = directions.follow(ours, value) {
+                let followed = if first {
+                    directions.follow(ours, value)
+                } else {
+                    Err(ApiError::header_twice(name.as_str()))
+                };
+                if let Err(error) = followed {
                     directions.wrong.get_or_insert(error);
                 }
             } else if name == AUTHORIZATION {
-                if first {
-                    directions.key = Some(value);
-                }
+                // A second one makes the key that of nobody.
+                directions.key = first.then_some(value);
             } else if name == CONNECTION {
                 named.note(&value);
             } else if !(is_hop_by_hop(name.as_str().as_bytes()) || stays(name.as_str().as_bytes()))
@@ -135,11 +143,11 @@ impl Directions {
     /// Takes note of `x-apideck-...`.
     fn follow(&mut self, name: &str, value: HeaderValue) -> Result<(), ApiError> {
         match name {
-            "app-id" => self.application.value = Some(value),
-            "consumer-id" => self.consumer.value = Some(value),
-            "service-id" => self.service.value = Some(value),
-            "unified-api" => self.unified_api.value = Some(value),
-            "downstream-url" => self.url.value = Some(value),
+            "app-id" => self.application.value = Some(as_utf8(value)),
+            "consumer-id" => self.consumer.value = Some(as_utf8(value)),
+            "service-id" => self.service.value = Some(as_utf8(value)),
+            "unified-api" => self.unified_api.value = Some(as_utf8(value)),
+            "downstream-url" => self.url.value = Some(as_utf8(value)),
             "downstream-method" => {
                 let Some(method) = text_of("x-apideck-downstream-method", &value)? else {
                     return Ok(());

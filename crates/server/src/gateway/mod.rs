@@ -39,7 +39,10 @@ use self::{
 };
 use crate::{
     egress::{AddressRules, Connector, RefusedAddress},
-    front::{caller::Keys, error::ApiError},
+    front::{
+        caller::{Keys, consumer_id},
+        error::ApiError,
+    },
     observe::{
         Metrics,
         metrics::Again,
@@ -231,7 +234,7 @@ impl Gateway {
         let directions = &call.directions;
         let application = directions.application.get()?;
         self.keys
-            .check(directions.key.as_ref(), application)
+            .check(directions.key.as_ref(), application, call.deadline)
             .await?;
         directions.check()?;
         let url = directions.url.required()?;
@@ -252,6 +255,7 @@ impl Gateway {
         directions: &Directions,
     ) -> Result<Arc<Resolved>, ApiError> {
         let consumer = directions.consumer.required()?;
+        consumer_id(consumer)?;
         let service = directions.service.get()?;
         let api = directions.unified_api.get()?;
         let api = api.or_else(|| self.only_api(service?));

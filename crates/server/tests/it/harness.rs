@@ -387,6 +387,8 @@ impl Answer {
             "{body}"
         );
         assert!(self.headers.contains_key("x-apideck-request-id"));
+        assert_eq!(self.headers["x-tokenward-origin"], "gateway");
+        assert!(self.headers.contains_key("x-tokenward-remedy"));
         assert!(!self.headers.contains_key("x-apideck-downstream-error"));
         body["detail"].clone()
     }
@@ -407,6 +409,13 @@ impl Call {
 
     pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
+        self
+    }
+
+    /// A header in bytes that need not be UTF-8.
+    pub(crate) fn header_bytes(mut self, name: &str, value: &[u8]) -> Self {
+        let value = http::HeaderValue::from_bytes(value).unwrap();
+        self.builder = self.builder.header(name, value);
         self
     }
 

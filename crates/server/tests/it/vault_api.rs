@@ -5,8 +5,11 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 use tokenward_testkit::sandbox::{Fault, GrantId, Rotation, Sandbox, SandboxConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, import_text, provider};
+use crate::harness::{
+    Call, GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, import_text, provider,
+};
 
 const PLACE: &str = "/vault/connections/accounting/sandbox";
 
@@ -352,4 +355,151 @@ async fn a_slow_provider_holds_nothing_of_the_store() {
     });
     assert_eq!(answer.unwrap().status, 200);
     assert_eq!(sandbox.books().total.refreshes_granted, 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_no_body_is_waited_for() {
+    let (_sandbox, _vault, server) = world(REVOKES).await;
+    let address = server.url.strip_prefix("http://").unwrap();
+    let place = |verb: &str| format!("{PLACE}{verb}");
+    for (method, path) in [
+        ("POST", place("/import")),
+        ("POST", place("/token")),
+        ("POST", place("/validate")),
+        ("PATCH", place("")),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 401");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_is_one_header_of_bounded_length_in_utf8_or_latin1() {
+    let (_sandbox, _vault, server) = world(REVOKES).await;
+    let named = |mut call: Call, consumers: &[&[u8]]| {
+        call = call
+            .header("authorization", &format!("Bearer {}", server.key))
+            .header("x-apideck-app-id", "app");
+        for consumer in consumers {
+            call = call.header_bytes("x-apideck-consumer-id", consumer);
+        }
+        call.send()
+    };
+    let add = |consumers: &[&[u8]]| named(server.bare(Method::PATCH, PLACE), consumers);
+    let proxied = |consumers: &[&[u8]]| {
+        let call = server
+            .bare(Method::GET, "/proxy")
+            .header("x-apideck-service-id", "sandbox")
+            .header("x-apideck-downstream-url", "/x");
+        named(call, consumers)
+    };
+    let (utf8, latin1) = ("René".as_bytes(), b"Ren\xe9");
+    let added = add(&[utf8]).await.json();
+    let same = add(&[latin1]).await.json();
+    assert_eq!(added["data"]["created_at"], same["data"]["created_at"]);
+    assert_eq!(add(&[&[b'c'; 256]]).await.status, 200);
+    for refused in [&[[b'c'; 257].as_slice()][..], &[b"a", b"b"], &[b"a", b"a"]] {
+        for answer in [add(refused).await, proxied(refused).await] {
+            answer.error(400, "RequestHeadersValidationError");
+            assert_eq!(answer.headers["x-tokenward-remedy"], "request");
+        }
+    }
+    for name in [utf8, latin1] {
+        let answer = proxied(&[name]).await;
+        // It exists, and is not authorized.
+        answer.error(401, "UnauthorizedError");
+        assert_eq!(answer.headers["x-tokenward-remedy"], "authorize");
+    }
+    let another = proxied(&["René\u{a0}".as_bytes()]).await;
+    another.error(404, "EntityNotFoundError");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_shown_as_apideck_shows_them() {
+    let (sandbox, _vault, server) = world(REVOKES).await;
+    let get = async |path: &str| server.call(Method::GET, path).send().await;
+    let available = get(PLACE).await.json()["data"].clone();
+    assert_eq!(available["enabled"], false);
+    for absent in ["created_at", "updated_at"] {
+        assert!(available.get(absent).is_none(), "{available}");
+    }
+    let list = async |query: &str| {
+        let answer = get(&format!("/vault/connections{query}")).await.json();
+        answer["data"].as_array().map(Vec::len).unwrap()
+    };
+    assert_eq!(
+        (
+            list("?configured=true").await,
+            list("?configured=false").await
+        ),
+        (0, 1)
+    );
+    // What does not exist has no token, nor has what nobody has authorized.
+    let other = "/vault/connections/accounting/xero";
+    let token = || server.call(Method::POST, &format!("{other}/token")).send();
+    token().await.error(404, "EntityNotFoundError");
+    server.call(Method::PATCH, other).send().await;
+    token().await.error(401, "UnauthorizedError");
+
+    import(&sandbox, &server, HOUR).await;
+    assert_eq!(
+        (
+            list("?configured=true").await,
+            list("?configured=false").await
+        ),
+        (2, 0)
+    );
+    assert_eq!(
+        (list("?api=&configured=").await, list("?api=crm").await),
+        (2, 0)
+    );
+    let wrong = get("/vault/connections?configured=perhaps").await;
+    let detail = wrong.error(400, "RequestValidationError");
+    assert!(detail.to_string().contains("configured"), "{detail}");
+
+    let patch =
+        async |body: &'static str| server.call(Method::PATCH, PLACE).body(body).send().await;
+    let set =
+        patch(r#"{"settings":{"tenant":"t"},"metadata":{"company_id":"forged","plan":"team"}}"#)
+            .await;
+    let data = set.json()["data"].clone();
+    assert_eq!(data["metadata"], json!({ "plan": "team" }));
+    assert_eq!(data["form_fields"][0]["value"], "t");
+    for lost in [
+        r#"{"configuration":[{"resource":"leads"}]}"#,
+        r#"{"custom_mappings":[{"id":"x"}]}"#,
+        r#"{"consent_state":"denied"}"#,
+    ] {
+        patch(lost).await.error(400, "RequestValidationError");
+    }
+    let sent_back =
+        patch(r#"{"configuration":[],"custom_mappings":[],"consent_state":"implicit"}"#).await;
+    assert_eq!(sent_back.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_living_token_that_cannot_be_refreshed_is_callable() {
+    let (sandbox, vault, server) = world(REVOKES).await;
+    let tokens = sandbox.issue_expiring(&SandboxConfig::default().client_id, HOUR);
+    let text = json!({ "credentials": {
+        "access_token": tokens.access_token,
+        "issued_at": jiff::Timestamp::now().to_string(),
+        "expires_in": 3600,
+    }});
+    vault.import_text("acme/sandbox", &text.to_string());
+    let answer = server
+        .call(Method::POST, &format!("{PLACE}/validate"))
+        .send()
+        .await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json()["data"]["state"]),
+        (200, &json!("callable"))
+    );
+    assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
+    assert_eq!(sandbox.books().total.token_requests, 0);
 }

@@ -1,0 +1,263 @@
+//! Keys on a store whose answers the test gives out.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "measures on the paused clock of the test"
+)]
+
+use std::sync::atomic::AtomicUsize;
+
+use tokenward::{
+    store::StoreError,
+    time::{StoreTime, TokioClock},
+};
+use tokio::task::yield_now;
+
+use super::*;
+
+/// Answers when it is told to.
+#[derive(Clone)]
+struct Slow(Arc<State>);
+
+struct State {
+    kept: Mutex<Vec<ApiKey>>,
+    /// A permit for each answer.
+    turns: Semaphore,
+    /// Look-ups are refused with an error.
+    broken: AtomicBool,
+    asked: AtomicUsize,
+    at_a_time: AtomicUsize,
+    most_at_a_time: AtomicUsize,
+}
+
+#[async_trait]
+impl Find for Slow {
+    async fn find(&self, digest: &Digest) -> StoreResult<Option<ApiKey>> {
+        let state = &*self.0;
+        state.asked.fetch_add(1, Ordering::SeqCst);
+        let now = state.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_at_a_time.fetch_max(now, Ordering::SeqCst);
+        state.turns.acquire().await.unwrap().forget();
+        state.at_a_time.fetch_sub(1, Ordering::SeqCst);
+        if state.broken.load(Ordering::SeqCst) {
+            return Err(StoreError("away".to_owned()));
+        }
+        let kept = locked(&state.kept);
+        Ok(kept.iter().find(|key| key.digest == *digest).cloned())
+    }
+}
+
+impl Slow {
+    fn keys() -> (Self, Keys) {
+        let store = Self(Arc::new(State {
+            kept: Mutex::default(),
+            turns: Semaphore::new(0),
+            broken: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            at_a_time: AtomicUsize::new(0),
+            most_at_a_time: AtomicUsize::new(0),
+        }));
+        let clock = Arc::new(TokioClock::default());
+        (store.clone(), Keys::found_in(Box::new(store), clock))
+    }
+
+    fn add(&self, key: &str, application: &str) {
+        locked(&self.0.kept).push(ApiKey {
+            id: "id".to_owned(),
+            application: application.into(),
+            digest: key_digest(key.as_bytes()),
+            hint: String::new(),
+            created_at: StoreTime(0),
+        });
+    }
+
+    fn revoke_all(&self) {
+        locked(&self.0.kept).clear();
+    }
+
+    fn answer(&self, count: usize) {
+        self.0.turns.add_permits(count);
+    }
+
+    fn asked(&self) -> usize {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+}
+
+async fn status(keys: &Keys, key: &str, application: &str) -> u16 {
+    let header = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
+    match keys
+        .check(Some(&header), Some(application), keys.patience())
+        .await
+    {
+        Ok(()) => 200,
+        Err(error) => error.status().as_u16(),
+    }
+}
+
+fn begin(keys: &Keys, key: &str) -> tokio::task::JoinHandle<u16> {
+    let (keys, key) = (keys.clone(), key.to_owned());
+    TaskTracker::new().spawn(async move { status(&keys, &key, "app").await })
+}
+
+async fn settle() {
+    for _ in 0..100 {
+        yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_for_all_who_ask_and_none_for_a_second() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(1);
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    assert_eq!(status(&keys, "good", "other").await, 401);
+    assert_eq!(store.asked(), 1);
+    tokio::time::advance(BELIEVED).await;
+    let waiting: Vec<_> = (0..50).map(|_| begin(&keys, "good")).collect();
+    settle().await;
+    store.answer(1);
+    for one in waiting {
+        assert_eq!(one.await.unwrap(), 200);
+    }
+    assert_eq!(store.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_key_ends_though_the_store_is_slow() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(1);
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    store.revoke_all();
+    tokio::time::advance(BELIEVED).await;
+    // It is asked again, and waits in line for longer than a moment while others are answered.
+    let waiting = begin(&keys, "good");
+    for other in 0..5 {
+        settle().await;
+        let stranger = begin(&keys, &format!("stranger {other}"));
+        tokio::time::sleep(PROMPT / 2).await;
+        // Answers nobody but the stranger: the store's line is not a fair one.
+        keys.0.answers.fetch_add(1, Ordering::SeqCst);
+        stranger.abort();
+    }
+    assert!(!waiting.is_finished());
+    store.answer(10);
+    assert_eq!(waiting.await.unwrap(), 401);
+    assert_eq!(status(&keys, "good", "app").await, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_those_who_are_known_wait_once() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(1);
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    tokio::time::advance(BELIEVED).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    assert_eq!(began.elapsed().as_secs(), PROMPT.as_secs());
+    // From now on nobody waits, however long it lasts.
+    let began = tokio::time::Instant::now();
+    for _ in 0..20 {
+        tokio::time::advance(BELIEVED).await;
+        assert_eq!(status(&keys, "good", "app").await, 200);
+    }
+    assert_eq!(began.elapsed(), 20 * BELIEVED);
+    assert_eq!(store.asked(), 2, "one look-up waits for the store");
+    // Strangers are not let in.
+    let stranger = begin(&keys, "stranger");
+    assert_eq!(stranger.await.unwrap(), 504);
+    // The key was revoked meanwhile: known as soon as the store is back.
+    store.revoke_all();
+    store.answer(10);
+    settle().await;
+    assert_eq!(status(&keys, "good", "app").await, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_at_once_is_away_for_five_minutes_at_most() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(1_000_000);
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    store.0.broken.store(true, Ordering::SeqCst);
+    for _ in 0..299 {
+        tokio::time::advance(BELIEVED).await;
+        assert_eq!(status(&keys, "good", "app").await, 200);
+    }
+    tokio::time::advance(BELIEVED).await;
+    assert_eq!(status(&keys, "good", "app").await, 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_are_looked_up_by_a_few_at_a_time_and_once_a_second() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(1);
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    tokio::time::advance(BELIEVED).await;
+    let strangers: Vec<_> = (0..2 * WAITING_STRANGERS)
+        .map(|number| begin(&keys, &format!("stranger {number}")))
+        .collect();
+    settle().await;
+    // They do not stand in the way of who is known, though none of them was answered.
+    let known = begin(&keys, "good");
+    settle().await;
+    assert_eq!(store.asked(), 1 + STRANGERS + 1);
+    // Nor does it make room for more that some leave.
+    for stranger in &strangers[..STRANGERS] {
+        stranger.abort();
+    }
+    settle().await;
+    assert_eq!(store.asked(), 1 + STRANGERS + 1);
+    store.answer(10_000);
+    assert_eq!(known.await.unwrap(), 200);
+    let mut turned_away = 0;
+    for stranger in strangers {
+        match stranger.await {
+            Ok(503) => turned_away += 1,
+            Ok(status) => assert_eq!(status, 401),
+            Err(aborted) => assert!(aborted.is_cancelled()),
+        }
+    }
+    assert_eq!(turned_away, WAITING_STRANGERS - STRANGERS);
+    assert_eq!(store.0.most_at_a_time.load(Ordering::SeqCst), STRANGERS + 1);
+    let asked = store.asked();
+    for _ in 0..100 {
+        assert_eq!(status(&keys, "stranger 1000", "app").await, 401);
+    }
+    assert_eq!(store.asked(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_answered_by_its_own_deadline() {
+    let (_store, keys) = Slow::keys();
+    let header = HeaderValue::from_static("Bearer unknown");
+    let deadline = keys.0.clock.now() + Duration::from_secs(3);
+    let began = tokio::time::Instant::now();
+    let error = keys
+        .check(Some(&header), Some("app"), deadline)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.status().as_u16(), began.elapsed().as_secs()),
+        (504, 3)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_of_another_application_is_refused_in_the_words_for_a_key_of_nobody() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(10);
+    let said = async |key: &str| {
+        let header = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
+        let refused = keys
+            .check(Some(&header), Some("other"), keys.patience())
+            .await;
+        refused.unwrap_err().into_response().into_body()
+    };
+    assert_eq!(said("good").await, said("unknown").await);
+    assert_eq!(said("good").await, said("unknown").await);
+}

@@ -1,0 +1,268 @@
+//! Who is calling: the application and its consumer, settled from a request's head before anything
+//! of its body is read.
+
+mod keys;
+
+use std::borrow::Cow;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::{FromRef, FromRequestParts};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION, request::Parts};
+use tokenward::{
+    ApplicationId, ConsumerId, Secret, seal::random_bytes, store::ApiKey, time::StoreTime,
+};
+
+pub use self::keys::Keys;
+use super::error::ApiError;
+
+const APP_ID: &str = "x-apideck-app-id";
+const CONSUMER_ID: &str = "x-apideck-consumer-id";
+
+/// A consumer's id has at most this many bytes: it is part of keys in the store, and is held in memory.
+pub(crate) const LONGEST_CONSUMER: usize = 256;
+
+/// An authenticated caller. There is no other way to one than through [`Keys`].
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) application: ApplicationId,
+    /// The consumer that it names, if any.
+    pub(crate) consumer: Option<ConsumerId>,
+}
+
+/// An authenticated caller that names a consumer.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerCaller {
+    pub(crate) application: ApplicationId,
+    pub(crate) consumer: ConsumerId,
+}
+
+/// What only an authenticated request has: to be implemented for extractors that go through
+/// [`Caller`].
+pub(crate) trait Identity {}
+
+impl Identity for Caller {}
+impl Identity for ConsumerCaller {}
+
+/// The arguments of a handler that begin with an [`Identity`]. Extractors run in the order of the
+/// arguments, so that the caller is known before any other is tried, and the body is always the last.
+pub(crate) trait Authenticated {}
+
+macro_rules! authenticated {
+    ($($more:ident),*) => {
+        impl<M, C: Identity, $($more),*> Authenticated for (M, C, $($more,)*) {}
+    };
+}
+authenticated!();
+authenticated!(A);
+authenticated!(A, B);
+authenticated!(A, B, D);
+
+impl<S> FromRequestParts<S> for Caller
+where
+    Keys: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let headers = &parts.headers;
+        let key = only(headers, AUTHORIZATION.as_str())?;
+        let named = text(headers, APP_ID)?;
+        let keys = Keys::from_ref(state);
+        let deadline = keys.patience();
+        keys.check(key, named.as_deref(), deadline).await?;
+        let consumer = text(headers, CONSUMER_ID)?;
+        Ok(Self {
+            application: named.unwrap_or_default().as_ref().into(),
+            consumer: consumer.as_deref().map(consumer_id).transpose()?,
+        })
+    }
+}
+
+impl<S> FromRequestParts<S> for ConsumerCaller
+where
+    Keys: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Caller {
+            application,
+            consumer,
+        } = Caller::from_request_parts(parts, state).await?;
+        let consumer = consumer.ok_or_else(|| ApiError::missing_header(CONSUMER_ID))?;
+        Ok(Self {
+            application,
+            consumer,
+        })
+    }
+}
+
+/// A consumer's id from a header or an argument.
+///
+/// # Errors
+///
+/// 400 if it is too long.
+pub(crate) fn consumer_id(text: &str) -> Result<ConsumerId, ApiError> {
+    if text.len() > LONGEST_CONSUMER {
+        return Err(ApiError::bad_header(&format!(
+            "{CONSUMER_ID} has {} bytes; {LONGEST_CONSUMER} are allowed",
+            text.len()
+        )));
+    }
+    Ok(text.into())
+}
+
+/// The value of a header that decides something.
+///
+/// # Errors
+///
+/// 400 if there are two: who reads the first and who reads the last would decide differently.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first),
+        Some(_) => Err(ApiError::header_twice(name)),
+    }
+}
+
+/// The text of a header that decides something; an empty header is as good as none (the SDKs send
+/// those).
+///
+/// # Errors
+///
+/// 400 if there are two.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<Cow<'a, str>>, ApiError> {
+    let Some(value) = only(headers, name)? else {
+        return Ok(None);
+    };
+    let text = match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Cow::Borrowed(trim(text)),
+        Err(_) => Cow::Owned(trim(&latin1(value.as_bytes())).to_owned()),
+    };
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// A header's text, of a value that is UTF-8 (see [`as_utf8`]); an empty one is as good as none.
+///
+/// # Errors
+///
+/// 400 if it is not.
+pub(crate) fn text_of<'a>(name: &str, value: &'a HeaderValue) -> Result<Option<&'a str>, ApiError> {
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| ApiError::bad_header(&format!("{name} is not valid UTF-8")))?;
+    let text = trim(text);
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// A header's value in UTF-8. Clients whose headers are Latin-1 (`fetch` in browsers and Node) send
+/// one byte for `é`: that is the same consumer as in UTF-8.
+pub(crate) fn as_utf8(value: HeaderValue) -> HeaderValue {
+    if std::str::from_utf8(value.as_bytes()).is_ok() {
+        return value;
+    }
+    HeaderValue::from_bytes(latin1(value.as_bytes()).as_bytes()).unwrap_or(value)
+}
+
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+/// Without the white space that may surround a header's value (RFC 9110 section 5.5), and no other: a
+/// consumer's name may begin with any other character.
+fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
+}
+
+/// The token of an `Authorization` header (RFC 6750 section 2.1).
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = authorization.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| key.trim_ascii())
+}
+
+fn key_digest(key: &[u8]) -> [u8; 32] {
+    digest(&SHA256, key)
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
+}
+
+/// Makes an API key: what is shown once, and what is kept.
+pub fn new_key(application: &ApplicationId) -> (Secret, ApiKey) {
+    let text = format!("tw_{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>()));
+    let kept = ApiKey {
+        id: format!("key_{}", URL_SAFE_NO_PAD.encode(random_bytes::<9>())),
+        application: application.clone(),
+        digest: key_digest(text.as_bytes()),
+        hint: text.chars().take(7).collect(),
+        created_at: StoreTime(0),
+    };
+    (Secret::new(text), kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn consumer(values: &[&[u8]]) -> Result<Option<String>, ApiError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(CONSUMER_ID, HeaderValue::from_bytes(value).unwrap());
+        }
+        Ok(text(&headers, CONSUMER_ID)?.map(Cow::into_owned))
+    }
+
+    #[test]
+    fn only_the_white_space_of_http_is_no_part_of_a_name() {
+        let name = |value: &[u8]| consumer(&[value]).unwrap();
+        assert_eq!(name(b" \talice\t ").as_deref(), Some("alice"));
+        assert_eq!(name(b" "), None);
+        for space in ["\u{a0}", "\u{3000}", "\u{85}", "\u{2028}"] {
+            let other = format!("alice{space}");
+            assert_eq!(name(other.as_bytes()), Some(other.clone()));
+        }
+    }
+
+    #[test]
+    fn latin1_and_utf8_name_the_same_consumer() {
+        for name in ["André", "Ñandú ü", "\u{a0}x"] {
+            let one_byte_each: Vec<u8> = name.chars().map(|c| c as u8).collect();
+            assert_eq!(consumer(&[&one_byte_each]).unwrap().as_deref(), Some(name));
+            assert_eq!(consumer(&[name.as_bytes()]).unwrap().as_deref(), Some(name));
+            let value = as_utf8(HeaderValue::from_bytes(&one_byte_each).unwrap());
+            assert_eq!(text_of("x", &value).unwrap(), Some(name));
+        }
+    }
+
+    #[test]
+    fn two_consumers_or_an_endless_one_are_none() {
+        for values in [&[b"a".as_slice(), b"b"], &[b"a", b"a"], &[b"", b"a"]] {
+            assert_eq!(consumer(values).unwrap_err().status(), 400);
+        }
+        assert!(consumer_id(&"x".repeat(LONGEST_CONSUMER)).is_ok());
+        assert!(consumer_id(&"x".repeat(LONGEST_CONSUMER + 1)).is_err());
+    }
+
+    /// That this compiles proves that no handler without a caller fits the router.
+    #[test]
+    fn a_handler_without_a_caller_is_not_authenticated() {
+        trait Maybe<Which> {
+            fn named() {}
+        }
+        struct Also;
+        impl<T> Maybe<()> for T {}
+        impl<T: Authenticated> Maybe<Also> for T {}
+        // Ambiguous, if these were authenticated.
+        <((), HeaderMap) as Maybe<_>>::named();
+        <((), HeaderMap, Caller) as Maybe<_>>::named();
+        <((),) as Maybe<_>>::named();
+        fn is<T: Authenticated>() {}
+        is::<((), Caller)>();
+        is::<((), ConsumerCaller, HeaderMap, HeaderMap)>();
+    }
+}
