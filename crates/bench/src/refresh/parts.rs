@@ -24,7 +24,7 @@ use tokenward::{
     transport::{Answer, Patience, Transport, TransportError},
     vault::VaultParts,
 };
-use tokenward_server::egress::{AddressRules, HttpTransport, tls_config};
+use tokenward_server::egress::{AddressRules, Connector, ExtraRoots, HttpTransport, Proxies};
 use tokenward_testkit::sandbox::{Sandbox, SandboxConfig};
 use tokio::runtime::{Builder, Runtime};
 
@@ -109,7 +109,8 @@ pub(crate) fn clock() -> Arc<dyn Clock> {
 /// The way to token endpoints that the server takes, as far as this machine.
 pub(crate) fn http() -> anyhow::Result<HttpTransport> {
     let rules = AddressRules::new(vec!["127.0.0.0/8".parse()?]);
-    Ok(HttpTransport::new(Arc::new(rules), tls_config(), clock()))
+    let connector = Connector::new(rules, Proxies::none(), ExtraRoots::default());
+    Ok(HttpTransport::new(connector, clock()))
 }
 
 /// A sandbox on a thread of its own, as a provider is on a machine of its own.

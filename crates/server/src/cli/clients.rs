@@ -1,6 +1,6 @@
 //! `tokenward clients`.
 
-use std::{collections::BTreeMap, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::Read as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -18,10 +18,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::{AppOption, output::Output};
-use crate::{
-    config::open::Opened,
-    egress::{HttpTransport, tls_config},
-};
+use crate::{config::open::Opened, egress::HttpTransport};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -178,11 +175,7 @@ fn read_secret(file: &PathBuf) -> anyhow::Result<Secret> {
 }
 
 async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadata> {
-    let transport = HttpTransport::new(
-        Arc::clone(&opened.rules),
-        tls_config(),
-        opened.vault.clock().clone(),
-    );
+    let transport = HttpTransport::new(opened.connector.clone(), opened.vault.clock().clone());
     let patience = Patience {
         connect: Duration::from_secs(10),
         answer: Duration::from_secs(20),

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{ApiState, router},
     config::open::{Opened, VaultOptions},
-    egress::{connector, tls_config},
     front::{caller::Keys, router::Server},
     gateway::{Gateway, GatewayConfig},
     listen::{Workers, tls::TlsOptions},
@@ -103,11 +102,14 @@ pub(crate) async fn serve(
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", listener.local_addr()?);
     greet(options, &opened, &url).await?;
-    let Opened { vault, rules, .. } = opened;
+    let Opened {
+        vault, connector, ..
+    } = opened;
+    connector.prepare();
     vault.start_upkeep();
 
     let keys = Keys::new(vault.store().clone(), vault.clock().clone());
-    let connector = connector(&rules, tls_config());
+    let rules = connector.rules().clone();
     let gateway_config = GatewayConfig {
         replay_limit: options.replay_limit * 1024,
         retries: options.retries,

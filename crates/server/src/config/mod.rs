@@ -1,4 +1,5 @@
 //! A vault from command-line options, and where its rows lie.
 
+pub mod egress;
 pub mod open;
 pub mod place;

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use ipnet::IpNet;
 use tokenward::{
     Secret, Vault, VaultConfig,
     connector::Catalogue,
@@ -21,8 +20,11 @@ use tokenward::{
 };
 
 use crate::{
-    config::place::{OpenStore, StoreOptions},
-    egress::{AddressRules, HttpTransport, tls_config},
+    config::{
+        egress::EgressOptions,
+        place::{OpenStore, StoreOptions},
+    },
+    egress::{Connector, HttpTransport},
 };
 
 /// Options of every command that opens a vault.
@@ -42,17 +44,10 @@ pub struct VaultOptions {
     /// The file with the vault's key(s); the first seals, all open [default: DATA_DIR/key]
     #[arg(long, global = true, env = "TOKENWARD_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
-    /// A private network that tokens may go to, such as 10.1.0.0/16 (may be repeated)
-    #[arg(
-        long,
-        global = true,
-        env = "TOKENWARD_ALLOW_PRIVATE",
-        value_name = "NETWORK",
-        value_delimiter = ','
-    )]
-    pub allow_private: Vec<IpNet>,
     #[command(flatten)]
     pub store: StoreOptions,
+    #[command(flatten)]
+    pub egress: EgressOptions,
 }
 
 /// A vault and what was made to open it.
@@ -64,8 +59,8 @@ pub struct Opened {
     pub data_dir: PathBuf,
     /// Where its rows lie.
     pub store: String,
-    /// What it may reach.
-    pub rules: Arc<AddressRules>,
+    /// How providers are reached.
+    pub connector: Connector,
     /// The file of a key that was just made.
     pub new_key: Option<PathBuf>,
 }
@@ -122,6 +117,7 @@ impl VaultOptions {
         observer: Arc<dyn Observer>,
     ) -> anyhow::Result<Opened> {
         let catalogue = self.catalogue()?;
+        let connector = self.egress.connector()?;
         let data_dir = self.folder()?;
         make_private_folder(&data_dir).with_context(|| {
             format!(
@@ -131,9 +127,8 @@ impl VaultOptions {
         })?;
         let OpenStore { store, shown, used } = self.store.open(&data_dir).await?;
         let (keyring, new_key) = self.keyring(&data_dir, used)?;
-        let rules = Arc::new(AddressRules::new(self.allow_private.clone()));
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
-        let transport = HttpTransport::new(rules.clone(), tls_config(), clock.clone());
+        let transport = HttpTransport::new(connector.clone(), clock.clone());
         let vault = Vault::open(VaultParts {
             store,
             keyring,
@@ -152,7 +147,7 @@ impl VaultOptions {
             vault,
             data_dir,
             store: shown,
-            rules,
+            connector,
             new_key,
         })
     }

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::load::{Client, Report};
 use crate::{
-    config::{open::VaultOptions, place::StoreOptions},
+    config::{egress::EgressOptions, open::VaultOptions, place::StoreOptions},
     front::caller::new_key,
     wall_clock,
 };
@@ -56,7 +56,10 @@ impl Gateways {
             data_dir: Some(folder.path().to_owned()),
             connectors: Some(connectors.clone()),
             key_file: None,
-            allow_private: vec!["127.0.0.0/8".parse()?],
+            egress: EgressOptions {
+                allow_private: vec!["127.0.0.0/8".parse()?],
+                ..EgressOptions::default()
+            },
             store: postgres
                 .clone()
                 .map_or_else(StoreOptions::default, StoreOptions::at),

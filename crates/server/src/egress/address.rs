@@ -3,6 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use url::Url;
+
+/// A host that may not be reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{host} is at the private address {address}, which may not be reached; the operator can allow it with --allow-private"
+)]
+pub struct RefusedAddress {
+    pub(super) host: String,
+    pub(super) address: IpAddr,
+}
 
 /// Refuses addresses that are not public, but for the networks that the operator allows.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +34,30 @@ impl AddressRules {
             .iter()
             .any(|network| network.contains(&address))
             || is_public(address)
+    }
+
+    /// Checks a URL whose host is an address already: those never pass a resolver.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusedAddress`].
+    pub fn check_literal(&self, url: &Url) -> Result<(), RefusedAddress> {
+        let address = match url.host() {
+            Some(url::Host::Ipv4(address)) => IpAddr::V4(address),
+            Some(url::Host::Ipv6(address)) => IpAddr::V6(address),
+            _ => return Ok(()),
+        };
+        self.check(url.host_str().unwrap_or_default(), address)
+    }
+
+    pub(super) fn check(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
+        if self.permits(address) {
+            return Ok(());
+        }
+        Err(RefusedAddress {
+            host: host.to_owned(),
+            address,
+        })
     }
 }
 
@@ -45,6 +80,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || a == 0
         || (a == 100 && (64..128).contains(&b)) // shared address space, RFC 6598
         || (a == 192 && b == 0 && c == 0) // protocol assignments, RFC 6890
+        || (a == 192 && b == 88 && c == 99) // relays of 6to4, RFC 7526
         || (a == 198 && (18..20).contains(&b)) // benchmarking, RFC 2544
         || a >= 240) // reserved
 }
@@ -57,6 +93,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         [0x2002, high, low, ..] => is_public_v4(embedded(high, low)),
         // Global unicast is 2000::/3, without documentation and protocol assignments.
         [0x2001, second, ..] => second != 0xdb8 && second > 0x1ff,
+        [0x3fff, second, ..] => second > 0xfff, // documentation, RFC 9637
         [first, ..] => (first & 0xe000) == 0x2000,
     }
 }
@@ -84,6 +121,9 @@ mod tests {
             "224.0.0.1",
             "198.18.0.1",
             "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "240.0.0.1",
             "::1",
             "::",
             "fe80::1",
@@ -92,13 +132,25 @@ mod tests {
             "ff02::1",
             "::ffff:127.0.0.1",
             "::ffff:10.0.0.1",
+            "::127.0.0.1",
             "64:ff9b::7f00:1",
+            "64:ff9b:1::808:808",
+            "2001:0:7f00:1::",
+            "3fff::1",
+            "5f00::1",
             "2002:7f00:1::",
             "2001:db8::1",
         ] {
             assert!(!rules.permits(address.parse().unwrap()), "{address}");
         }
-        for address in ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "2a00:1450::1"] {
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "64:ff9b::808:808",
+            "2002:808:808::",
+        ] {
             assert!(rules.permits(address.parse().unwrap()), "{address}");
         }
     }

@@ -4,7 +4,7 @@
 //! certain when it is said: until the handshake is over not one byte of the request has left.
 //! (A pooled connection may die while the request is written, which would be unknown.)
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,22 +12,19 @@ use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, pki_types::ServerName};
 use tokenward::{
     oauth::TokenRequest,
     time::Clock,
     transport::{Answer, Patience, Transport, TransportError},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::TlsConnector;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use url::Url;
 
-use super::{address::AddressRules, connect::resolve, decode::decode_answer};
+use super::{
+    connector::{ConnectError, Connector, Destination},
+    decode::decode_answer,
+    tls::Protocols,
+};
 
 /// No token reply is larger.
 const LARGEST_ANSWER: usize = 1 << 20;
@@ -37,58 +34,19 @@ const USER_AGENT: &str = concat!("tokenward/", env!("CARGO_PKG_VERSION"));
 /// Carries token requests over HTTP/1.1.
 #[derive(Debug)]
 pub struct HttpTransport {
-    rules: Arc<AddressRules>,
-    tls: TlsConnectorDebug,
+    connector: Connector,
     clock: Arc<dyn Clock>,
     connections: TaskTracker,
 }
 
-struct TlsConnectorDebug(TlsConnector);
-
-impl std::fmt::Debug for TlsConnectorDebug {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsConnector")
-    }
-}
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
 impl HttpTransport {
-    /// A transport with these rules and roots.
-    pub fn new(rules: Arc<AddressRules>, mut tls: ClientConfig, clock: Arc<dyn Clock>) -> Self {
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tls = TlsConnectorDebug(TlsConnector::from(Arc::new(tls)));
+    /// A transport over this way out.
+    pub fn new(connector: Connector, clock: Arc<dyn Clock>) -> Self {
         Self {
-            rules,
-            tls,
+            connector,
             clock,
             connections: TaskTracker::new(),
         }
-    }
-
-    async fn connect(&self, url: &Url) -> io::Result<Box<dyn Io>> {
-        self.rules
-            .check_literal(url)
-            .map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
-        let host = url.host_str().unwrap_or_default();
-        let bare = host.trim_matches(['[', ']']);
-        let port = url.port_or_known_default().unwrap_or(443);
-        let mut last = None;
-        for address in resolve(&self.rules, bare, port).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    if url.scheme() == "http" {
-                        return Ok(Box::new(stream));
-                    }
-                    let name = ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
-                    return Ok(Box::new(self.tls.0.connect(name, stream).await?));
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| io::Error::other("no address")))
     }
 }
 
@@ -110,22 +68,16 @@ impl Transport for HttpTransport {
         };
         let message = build(&request).map_err(|error| not_sent(&error))?;
 
-        let ready = async {
-            let stream = self.connect(request.endpoint.url()).await?;
-            http1::handshake(TokioIo::new(stream))
-                .await
-                .map_err(io::Error::other)
-        };
-        let (mut sender, connection) = match timeout(patience.connect, ready).await {
-            Ok(Ok(ready)) => ready,
-            Ok(Err(error)) => return Err(not_sent(&error)),
-            Err(_) => {
-                return Err(not_sent(&format_args!(
-                    "no connection within {}",
-                    seconds(patience.connect)
-                )));
-            }
-        };
+        let to = Destination::of_url(request.endpoint.url())
+            .ok_or_else(|| not_sent(&ConnectError::NoHost))?;
+        let stream = self
+            .connector
+            .connect(&to, Protocols::Http1, patience.connect)
+            .await
+            .map_err(|error| not_sent(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| not_sent(&error))?;
         let driver = self.connections.spawn(async move {
             // Its errors reach us through the sender.
             let _ = connection.await;

@@ -497,10 +497,7 @@ fn unreachable(target: &Target, error: &UpstreamError) -> ApiError {
     let mut last = error.to_string();
     while let Some(present) = cause {
         last = present.to_string();
-        let refused = present
-            .downcast_ref::<std::io::Error>()
-            .and_then(|io| io.get_ref()?.downcast_ref::<RefusedAddress>());
-        if let Some(refused) = refused {
+        if let Some(refused) = present.downcast_ref::<RefusedAddress>() {
             return ApiError::forbidden_host(refused.to_string());
         }
         cause = present.source();

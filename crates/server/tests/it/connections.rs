@@ -9,7 +9,7 @@ use tokenward::{
     observe::Blind,
     vault::{Import, Vault},
 };
-use tokenward_server::config::{open::VaultOptions, place::StoreOptions};
+use tokenward_server::config::{egress::EgressOptions, open::VaultOptions, place::StoreOptions};
 use tokenward_testkit::sandbox::{Fault, Rotation, Sandbox, SandboxConfig};
 use tokio::task::JoinSet;
 
@@ -29,7 +29,7 @@ async fn fill(vault: &TestVault, sandbox: &Sandbox) {
         data_dir: Some(vault.path().to_owned()),
         connectors: None,
         key_file: None,
-        allow_private: Vec::new(),
+        egress: EgressOptions::default(),
         store: StoreOptions::at(vault.database.as_ref().unwrap().url.clone()),
     };
     let opened = options.open(VaultConfig::default(), Arc::new(Blind));

@@ -16,13 +16,9 @@ use std::{future::poll_fn, task::Poll, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header::HOST};
 use hyper::client::conn::http2;
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::{
-    client::legacy::connect::Connection as _,
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-};
-use tokio::{net::TcpStream, time::Instant};
-use tower::{BoxError, ServiceExt as _};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::Instant;
+use tower::BoxError;
 
 pub(super) use self::body::UpstreamBody;
 pub(super) use self::express::{Answered, Written};
@@ -38,9 +34,7 @@ pub(crate) use self::{
     upload::{expects_body, put_header},
 };
 use super::{body::OutBody, target::Target};
-use crate::egress::Connector;
-
-type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
+use crate::egress::{ConnectError, Connector, Destination, Protocols, Stream};
 
 /// For DNS, connect and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -143,22 +137,23 @@ impl Upstream {
         target: &Target,
         deadline: Instant,
     ) -> Result<Connection, UpstreamError> {
-        let connecting = self.connector.clone().oneshot(target.uri());
-        let limited = tokio::time::timeout(CONNECT_TIMEOUT, connecting);
-        let io = tokio::time::timeout_at(deadline, limited)
+        let unmade = |why: ConnectError| UpstreamError::Connect(why.into());
+        let to = Destination::of_uri(&target.uri()).ok_or_else(|| unmade(ConnectError::NoHost))?;
+        let protocols = Protocols::Http2OrHttp1;
+        let connecting = self.connector.connect(&to, protocols, CONNECT_TIMEOUT);
+        let io = tokio::time::timeout_at(deadline, connecting)
             .await
             .map_err(|_| UpstreamError::TimedOut)?
-            .map_err(|_| UpstreamError::Connect("no connection was made in time".into()))?
-            .map_err(UpstreamError::Connect)?;
+            .map_err(unmade)?;
         let failed = |error: hyper::Error| UpstreamError::Connect(error.into());
-        if !io.connected().is_negotiated_h2() {
+        if !io.is_http2() {
             return Ok(Connection::Http1(Box::new(Wire::new(io))));
         }
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(60))
             .adaptive_window(true)
-            .handshake(io)
+            .handshake(TokioIo::new(io))
             .await
             .map_err(failed)?;
         run_apart(driver);

@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::AsyncWrite as _,
     time::{Instant, Sleep},
@@ -19,7 +18,7 @@ use tokio_util::io::poll_read_buf;
 use tower::BoxError;
 
 use super::{
-    Io,
+    Stream,
     decode::{MOST_HEADERS, Malformed, Nature, nature},
 };
 
@@ -30,7 +29,7 @@ const LONGEST_HEAD: usize = 256 * 1024;
 
 /// A connection. What the other side sends when nobody has asked ends its use.
 pub(super) struct Wire {
-    io: TokioIo<Io>,
+    io: Stream,
     /// What has arrived and is not used yet.
     pub(super) inbox: BytesMut,
     /// Kept from request to request: a timer is cheaper to put off than to make.
@@ -44,9 +43,9 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    pub(super) fn new(io: Io) -> Self {
+    pub(super) fn new(io: Stream) -> Self {
         Self {
-            io: TokioIo::new(io),
+            io,
             inbox: BytesMut::new(),
             // Set by each request before it is asked.
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
