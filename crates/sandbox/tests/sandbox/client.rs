@@ -37,6 +37,10 @@ pub(crate) async fn start(config: SandboxConfig) -> Sandbox {
     Sandbox::start(config).await.unwrap()
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test is outside of the server that it calls"
+)]
 /// Sends a request. An error is a connection that ended without an answer.
 pub(crate) async fn send(request: Request<String>) -> hyper::Result<Answer> {
     let url = Url::parse(&request.uri().to_string()).unwrap();

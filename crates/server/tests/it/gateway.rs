@@ -10,7 +10,7 @@ use tokenward_testkit::{
     signal,
 };
 
-use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, provider};
+use crate::harness::{GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, dial, provider};
 
 struct World {
     sandbox: Sandbox,
@@ -507,7 +507,7 @@ async fn a_herd_of_new_connections_finds_room() {
     let address = world.server.url.strip_prefix("http://").unwrap().to_owned();
     // While it accepts nothing, the system lets in as many as it was told to make room for.
     signal(process, Signal::STOP).unwrap();
-    let herd = (0..1_000).map(|_| tokio::net::TcpStream::connect(&address));
+    let herd = (0..1_000).map(|_| dial(&address));
     let herd = tokio::time::timeout(Duration::from_secs(20), try_join_all(herd)).await;
     signal(process, Signal::CONT).unwrap();
     assert_eq!(herd.expect("all are let in").unwrap().len(), 1_000);

@@ -337,6 +337,15 @@ pub(crate) const REVOKES: &str = r#"{ policy = "revokes" }"#;
 pub(crate) const GRACE: &str = r#"{ policy = "grace", seconds = 1800 }"#;
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
+/// Connects as a caller does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test is outside of the server that it calls"
+)]
+pub(crate) async fn dial(address: &str) -> std::io::Result<tokio::net::TcpStream> {
+    tokio::net::TcpStream::connect(address).await
+}
+
 fn client() -> Client<HttpConnector, Full<Bytes>> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::harness::{APP, CONSUMER, HOUR, REVOKES, Server, TestVault, connector, provider};
+use crate::harness::{APP, CONSUMER, HOUR, REVOKES, Server, TestVault, connector, dial, provider};
 
 /// Headers by their names, which say nothing by their case.
 type Headers = BTreeMap<String, Vec<String>>;
@@ -59,7 +59,7 @@ impl Line {
 
     async fn to(server: &Server) -> Self {
         let address = server.url.strip_prefix("http://").unwrap();
-        Self::new(TcpStream::connect(address).await.unwrap())
+        Self::new(dial(address).await.unwrap())
     }
 
     async fn more(&mut self) -> bool {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokenward_testkit::sandbox::Rotation;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{APP, CONSUMER, REVOKES, Server, TestVault, expired, said};
+use crate::harness::{APP, CONSUMER, REVOKES, Server, TestVault, dial, expired, said};
 
 /// A key and a certificate for 127.0.0.1.
 fn make(folder: &Path) {
@@ -125,7 +125,7 @@ async fn who_speaks_no_tls_is_hung_up_on_and_harms_nobody() {
     let (_sandbox, vault) = expired(Duration::ZERO, Rotation::Revokes, REVOKES).await;
     let server = start(&vault, &[]).await;
     let address = server.url.strip_prefix("https://").unwrap();
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut stream = dial(address).await.unwrap();
     stream
         .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
