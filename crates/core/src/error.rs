@@ -17,10 +17,10 @@ pub enum TokenError {
     #[error("connection {0} is disabled")]
     Disabled(String),
     /// No file describes the connection's connector.
-    #[error("there is no connector `{0}`; add its TOML file to the connectors folder")]
+    #[error("there is no connector `{0}`")]
     UnknownConnector(String),
     /// The application has no OAuth client for the connector.
-    #[error("no OAuth client is set for connector `{0}`; set one with `tokenward clients set`")]
+    #[error("no OAuth client is set for connector `{0}`")]
     NoClient(String),
     /// The provider has ended the grant.
     #[error("the provider ended the grant at {at}: {reason}. Re-authorize the connection")]
@@ -30,7 +30,7 @@ pub enum TokenError {
         /// Its words.
         reason: String,
     },
-    /// There is nothing to refresh with.
+    /// No access token lives, and there is nothing to refresh with.
     #[error(
         "the access token has expired and the provider gave no refresh token. Re-authorize the connection"
     )]
@@ -65,8 +65,9 @@ pub enum TokenError {
         /// Milliseconds until the next try.
         retry_in_ms: u64,
     },
-    /// The caller's own deadline passed while the refresh went on.
-    #[error("the refresh is still under way after {waited_ms} ms")]
+    /// The caller's own deadline passed before the provider or the store had answered. What was
+    /// begun goes on.
+    #[error("there is no token after {waited_ms} ms; what is under way goes on")]
     DeadlineExceeded {
         /// Milliseconds waited.
         waited_ms: u64,

@@ -61,6 +61,15 @@ pub enum Signal<'a> {
     },
     /// How many answers wait in the spool.
     SpoolDepth(usize),
+    /// How much is in memory; now and then.
+    Cached {
+        /// Grants.
+        grants: usize,
+        /// Connections.
+        connections: usize,
+    },
+    /// So many grants that were not used lately were forgotten, because there were too many.
+    Evicted(usize),
     /// A run of failures begins; once per run.
     Pending {
         /// Of which grant.
@@ -70,6 +79,20 @@ pub enum Signal<'a> {
     },
     /// A run of failures has ended.
     Recovered {
+        /// Of which grant.
+        grant: &'a GrantId,
+    },
+    /// The API refuses tokens that the provider has just granted, once more.
+    TokensRefused {
+        /// Of which grant.
+        grant: &'a GrantId,
+        /// How many in a row.
+        refusals: u32,
+        /// How long nothing is done about it.
+        pause: Duration,
+    },
+    /// The API takes the tokens of such a grant again.
+    TokensAccepted {
         /// Of which grant.
         grant: &'a GrantId,
     },

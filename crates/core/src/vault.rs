@@ -5,39 +5,54 @@
 //! cancels.
 
 mod admin;
+mod agenda;
+mod cache;
+mod distrust;
 mod entry;
-mod keeper;
+mod feed;
+mod join;
+mod keep_alive;
+mod keys;
 mod landing;
+mod obtain;
 mod pilot;
 mod provider;
+mod reseal;
 mod resolve;
 mod spooling;
+pub mod state;
+mod token;
+mod upkeep;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     sync::Arc,
     time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 pub use admin::{AdminError, Import};
-pub use entry::{Held, Token};
+pub use keys::ReloadError;
 pub use resolve::Resolved;
+pub use token::{Held, Token};
 
-use self::entry::{GrantEntry, Joined, Landing, Snapshot};
+use self::entry::GrantEntry;
 use crate::{
     connector::Catalogue,
-    error::TokenError,
     id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
-    observe::{Observer, Served, Signal},
-    refresh::{gate::Gate, ledger::Need, schedule},
-    seal::{Keyring, Purpose, SealError, random_bytes},
+    observe::Observer,
+    refresh::{gate::Gate, schedule},
+    seal::{KeyId, Keyring, Purpose, SealError, random_bytes},
     spool::Spool,
     store::{Store, StoreError},
-    sync::{Mutex, TaskTracker, atomic::AtomicU64},
-    time::{Chance, Clock, Moment},
+    sync::{
+        ArcSwap, Mutex, Notify, TaskTracker,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::{Chance, Clock},
     transport::Transport,
 };
 
@@ -67,6 +82,9 @@ pub struct VaultConfig {
     pub upkeep_every: Duration,
     /// Whether grants in use are refreshed before they are stale.
     pub refresh_ahead: bool,
+    /// How many grants, and how many connections, are kept in memory. Beyond that, those that
+    /// were not used lately are forgotten, and read again when they are.
+    pub cached_grants: usize,
 }
 
 impl Default for VaultConfig {
@@ -83,6 +101,7 @@ impl Default for VaultConfig {
             change_poll: Duration::from_millis(100),
             upkeep_every: Duration::from_secs(60),
             refresh_ahead: true,
+            cached_grants: 1_000_000,
         }
     }
 }
@@ -134,7 +153,10 @@ type Hasher = foldhash::quality::RandomState;
 
 pub(crate) struct Inner {
     store: Arc<dyn Store>,
-    keyring: Keyring,
+    keyring: ArcSwap<Keyring>,
+    /// Keys that stored values name and that were not given.
+    missing_keys: Mutex<BTreeSet<KeyId>>,
+    key_missing: Notify,
     transport: Arc<dyn Transport>,
     spool: Arc<dyn Spool>,
     observer: Arc<dyn Observer>,
@@ -143,7 +165,7 @@ pub(crate) struct Inner {
     catalogue: Catalogue,
     config: VaultConfig,
     /// Keys the digests of refresh tokens.
-    pepper: [u8; 32],
+    pepper: Zeroizing<[u8; 32]>,
     /// This process's name in claims.
     name: String,
     flights: AtomicU64,
@@ -155,7 +177,15 @@ pub(crate) struct Inner {
     /// out of date.
     heard: AtomicU64,
     gates: Mutex<HashMap<(ApplicationId, ConnectorId), Gate>>,
-    agenda: Mutex<keeper::Agenda>,
+    /// Whether a connection has gone whose grant may still be in memory.
+    orphans: AtomicBool,
+    /// Whether the cache is being looked through.
+    sweeping: AtomicBool,
+    /// Changes of applications and of their keys that were heard of.
+    tenants_heard: AtomicU64,
+    /// When the store is asked again to confirm a copy, while it does not answer.
+    away: Mutex<feed::Away>,
+    agenda: Mutex<agenda::Agenda>,
     /// Spool entries whose flights are still at it.
     spooling: Mutex<HashSet<String>>,
     tracker: TaskTracker,
@@ -196,14 +226,17 @@ impl Vault {
             OpenError::WrongKey(error, ids.join(", "))
         };
         let pepper = keyring.open(pepper_purpose, &sealed).map_err(wrong)?;
-        let pepper = pepper
+        let pepper: [u8; 32] = pepper
             .as_slice()
             .try_into()
             .map_err(|_| wrong(SealError::Malformed))?;
+        let pepper = Zeroizing::new(pepper);
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
-                keyring,
+                keyring: ArcSwap::from_pointee(keyring),
+                missing_keys: Mutex::default(),
+                key_missing: Notify::new(),
                 transport,
                 spool,
                 observer,
@@ -218,6 +251,10 @@ impl Vault {
                 connections: papaya::HashMap::default(),
                 names: Mutex::default(),
                 heard: AtomicU64::new(0),
+                orphans: AtomicBool::new(false),
+                sweeping: AtomicBool::new(false),
+                tenants_heard: AtomicU64::new(0),
+                away: Mutex::default(),
                 gates: Mutex::default(),
                 agenda: Mutex::default(),
                 spooling: Mutex::default(),
@@ -225,176 +262,6 @@ impl Vault {
                 closing: CancellationToken::new(),
             }),
         })
-    }
-
-    /// A live access token for a connection, refreshed first if it is stale.
-    ///
-    /// # Errors
-    ///
-    /// [`TokenError`], within [`VaultConfig::wait`].
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future ends the wait only; a refresh that is under way goes on.
-    pub async fn token(&self, connection: &ConnectionKey) -> Result<Held, TokenError> {
-        // Looked at where it lies: counting references to it would be a write.
-        if let Some(resolved) = self.inner.connections.pin().get(connection)
-            && resolved.trusted()
-            && let Ok(token) = self.inner.at_hand(resolved)
-        {
-            return Ok(token);
-        }
-        let wait = self.inner.config.wait;
-        // Boxed, so that those who need not wait carry no room for it.
-        let search = async {
-            self.token_for(&*self.resolve(connection).await?, wait)
-                .await
-        };
-        Box::pin(search).await
-    }
-
-    /// As [`token`](Self::token), for a connection that was resolved before, and with the
-    /// caller's own patience.
-    ///
-    /// # Errors
-    ///
-    /// [`TokenError`], within `wait`.
-    pub async fn token_for(&self, resolved: &Resolved, wait: Duration) -> Result<Held, TokenError> {
-        let seen = match self.inner.at_hand(resolved) {
-            Ok(token) => return Ok(token),
-            Err(stale) => stale,
-        };
-        let deadline = self.inner.clock.now() + wait;
-        // Boxed, so that those who need not wait carry no room for it.
-        Box::pin(self.obtain(&resolved.grant, Need::Stale, seen, deadline)).await
-    }
-
-    /// The access token if it is fresh: nobody is asked, and nothing waited for.
-    pub fn fresh(&self, resolved: &Resolved) -> Option<Held> {
-        self.inner.at_hand(resolved).ok()
-    }
-
-    /// Forces one refresh, whatever the expiry, and answers with the new token. Joins a refresh
-    /// that is under way; one that others began after this call arrived satisfies it.
-    ///
-    /// # Errors
-    ///
-    /// [`TokenError`], within [`VaultConfig::wait`].
-    pub async fn validate(&self, connection: &ConnectionKey) -> Result<Held, TokenError> {
-        let resolved = self.resolve(connection).await?;
-        // What other processes have committed before this call does not satisfy it.
-        self.inner.reload(&resolved.grant).await?;
-        let seen = resolved.grant.snapshot().version;
-        let deadline = self.inner.clock.now() + self.inner.config.wait;
-        self.obtain(&resolved.grant, Need::Forced, seen, deadline)
-            .await
-    }
-
-    /// A better token than one that the API has rejected as expired: the newer one if there is
-    /// one by now, else one refresh for all who ask.
-    ///
-    /// `Ok(None)`: the rejected token was granted so recently that expiry cannot be the reason;
-    /// the API's answer stands.
-    ///
-    /// # Errors
-    ///
-    /// [`TokenError`], within `wait`.
-    pub async fn rejected(
-        &self,
-        resolved: &Resolved,
-        token: &Token,
-        wait: Duration,
-    ) -> Result<Option<Held>, TokenError> {
-        let now = self.inner.clock.now();
-        let snapshot = resolved.grant.snapshot();
-        if snapshot.version == token.version()
-            && (!snapshot.refreshable
-                || snapshot
-                    .refreshed
-                    .is_some_and(|at| now < at + snapshot.margin))
-        {
-            return Ok(None);
-        }
-        drop(snapshot);
-        self.obtain(&resolved.grant, Need::Rejected, token.version(), now + wait)
-            .await
-            .map(Some)
-    }
-
-    /// Waits for a version newer than `seen`, flying as needed.
-    async fn obtain(
-        &self,
-        entry: &Arc<GrantEntry>,
-        need: Need,
-        seen: u64,
-        deadline: Moment,
-    ) -> Result<Held, TokenError> {
-        let Inner {
-            clock,
-            config,
-            observer,
-            ..
-        } = &*self.inner;
-        entry.note_use();
-        let begun = clock.now();
-        let mut landings = 0;
-        let serve = |token, served| {
-            observer.observe(&Signal::Served(served));
-            Ok(token)
-        };
-        loop {
-            let enough = |newer: &Snapshot| {
-                let now = clock.now();
-                newer.fresh(now) || landings >= ENOUGH_LANDINGS && newer.good_since(begun, now)
-            };
-            let waiter = match self.inner.join(entry, need, seen, enough)? {
-                Joined::Newer(token) => return serve(token, Served::Joined),
-                Joined::Flight(waiter) => waiter,
-            };
-            let now = clock.now();
-            // Somebody who can be served with the old token need not wait for ever.
-            let alive = |now| {
-                let snapshot = entry.snapshot();
-                match need.of(seen, snapshot.version) {
-                    Need::Stale if snapshot.alive(now) => Held::of(snapshot),
-                    _ => None,
-                }
-            };
-            let patience = match alive(now) {
-                Some(_) => deadline.min(begun + config.stale_wait),
-                None => deadline,
-            };
-            let landing = tokio::select! {
-                biased;
-                landing = waiter.landed() => Some(landing),
-                () = clock.sleep(now.until(patience)) => None,
-            };
-            let now = clock.now();
-            let (error, retry_at) = match landing {
-                Some(Landing::Newer) => {
-                    landings += 1;
-                    continue;
-                }
-                Some(Landing::Failed { error, retry_at }) => (error, retry_at),
-                // The old token was worth waiting a little for, and has died meanwhile: now the
-                // whole of the caller's patience counts.
-                None if now < deadline && alive(now).is_none() => continue,
-                None => {
-                    let waited_ms = u64::try_from(begun.until(now).as_millis()).unwrap_or(u64::MAX);
-                    (TokenError::DeadlineExceeded { waited_ms }, None)
-                }
-            };
-            if let Some(token) = alive(now) {
-                return serve(token, Served::Stale);
-            }
-            match retry_at.filter(|at| *at < deadline && *at < begun + config.retry_wait) {
-                Some(at) => clock.sleep(now.until(at)).await,
-                None => {
-                    observer.observe(&Signal::Served(Served::Failed));
-                    return Err(error);
-                }
-            }
-        }
     }
 
     /// What is known of providers.
@@ -405,11 +272,6 @@ impl Vault {
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.store
-    }
-
-    /// The keyring.
-    pub fn keyring(&self) -> &Keyring {
-        &self.inner.keyring
     }
 
     /// The settings.
@@ -434,27 +296,6 @@ impl Vault {
         }
     }
 }
-
-impl Inner {
-    /// The token in memory, if it is fresh: no lock, no allocation, nobody is waited for.
-    ///
-    /// The version that is stale and the token that is fresh are of one look: with a second one a
-    /// token that was granted in between would be called stale, and refreshed.
-    fn at_hand(&self, resolved: &Resolved) -> Result<Held, u64> {
-        let snapshot = resolved.grant.snapshot();
-        let version = snapshot.version;
-        if !snapshot.fresh(self.clock.now()) {
-            return Err(version);
-        }
-        resolved.grant.note_use();
-        self.observer.observe(&Signal::Served(Served::Fresh));
-        Held::of(snapshot).ok_or(version)
-    }
-}
-
-/// After this many new versions a caller takes one that is stale: a provider may grant tokens that
-/// are stale from the start.
-const ENOUGH_LANDINGS: u32 = 2;
 
 #[cfg(test)]
 #[cfg(feature = "shuttle")]

@@ -10,7 +10,7 @@ use super::random_bytes;
 use crate::secret::Secret;
 
 /// A key's name: the first bytes of its digest, so that a wrong key is recognised as such.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId([u8; Self::LEN]);
 
 impl KeyId {

@@ -72,6 +72,11 @@ impl Notify {
         self.0.notified()
     }
 
+    pub(crate) fn notify_one(&self) {
+        turn();
+        self.0.notify_one();
+    }
+
     pub(crate) fn notify_waiters(&self) {
         turn();
         self.0.notify_waiters();

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Value};
+use tokio::sync::oneshot;
 
 use super::{Vault, provider::Whose};
 use crate::{
@@ -15,7 +16,10 @@ use crate::{
     },
     seal::Purpose,
     secret::Secret,
-    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, OAuthClient, StoreError},
+    store::{
+        Authorize, Authorized, Change, Connection, ConnectionPatch, OAuthClient, Stamped,
+        StoreError,
+    },
     time::StoreTime,
 };
 
@@ -45,7 +49,7 @@ pub struct Import {
 #[non_exhaustive]
 pub enum AdminError {
     /// No file describes it.
-    #[error("there is no connector `{0}`; `tokenward connectors list` shows those that exist")]
+    #[error("there is no connector `{0}`")]
     UnknownConnector(ConnectorId),
     /// The connector does not serve it.
     #[error(
@@ -174,8 +178,14 @@ impl Vault {
         };
         self.check_patch(connector, key, &patch).await?;
         let keep_alive = connector.idle_lifetime();
-        let life = |now| remaining_life(&import, now);
-        self.authorize(key, &tokens, patch, keep_alive, life).await
+        let life = move |now| remaining_life(&import, now);
+        let (vault, key) = (self.clone(), key.clone());
+        self.to_its_end(async move {
+            vault
+                .authorize(&key, &tokens, patch, keep_alive, life)
+                .await
+        })
+        .await
     }
 
     /// Makes a connection whose tokens come from the client credentials grant (RFC 6749 section
@@ -205,8 +215,12 @@ impl Vault {
             metadata: BTreeMap::new(),
             client_credentials: true,
         };
-        self.authorize(key, &tokens, patch, None, |_| (Some(Duration::ZERO), None))
-            .await
+        let (vault, key) = (self.clone(), key.clone());
+        self.to_its_end(async move {
+            let no_life = |_| (Some(Duration::ZERO), None);
+            vault.authorize(&key, &tokens, patch, None, no_life).await
+        })
+        .await
     }
 
     async fn authorize(
@@ -237,7 +251,7 @@ impl Vault {
                 let dead = twin.standing != Standing::Live;
                 match inner.store.link(key, &twin.id, patch.clone()).await? {
                     Some(connection) if !dead => {
-                        self.heed(Change::Connection(key.clone())).await;
+                        self.apply(&[Change::Connection(key.clone())]).await;
                         return Ok(connection);
                     }
                     _ => continue,
@@ -253,7 +267,7 @@ impl Vault {
             };
             let fresh = FreshGrant {
                 counted_from: Some(stamped.at),
-                sealed: inner.keyring.seal(purpose, &tokens.to_plain()),
+                sealed: inner.keyring().seal(purpose, &tokens.to_plain()),
                 expires_in,
                 lifetime,
                 keep_alive: refresh_lifetime
@@ -268,9 +282,15 @@ impl Vault {
                 fresh,
                 patch: patch.clone(),
             };
-            if let Authorized::Done(connection, row) = inner.store.authorize(request).await?.value {
-                self.heed(Change::Grant(row.id.clone(), row.version)).await;
-                self.heed(Change::Connection(key.clone())).await;
+            let asked = inner.clock.now();
+            let Stamped { value, at } = inner.store.authorize(request).await?;
+            if let Authorized::Done(connection, row) = value {
+                let entry = inner.grants.pin().get(&row.id).cloned();
+                if let Some(entry) = entry {
+                    // One that does not open is withdrawn, and the next who needs it is told why.
+                    let _ = inner.adopt(&entry, &row, at, asked);
+                }
+                self.apply(&[Change::Connection(key.clone())]).await;
                 return Ok(*connection);
             }
         }
@@ -303,14 +323,15 @@ impl Vault {
             .await?
             .and_then(|connection| connection.grant)
             .ok_or_else(|| AdminError::UnknownConnection(other.to_string()))?;
-        let connection = self
-            .inner
-            .store
-            .link(key, &grant, patch)
+        let (vault, key) = (self.clone(), key.clone());
+        let linked = self.to_its_end(async move {
+            let linked = vault.inner.store.link(&key, &grant, patch).await?;
+            vault.apply(&[Change::Connection(key)]).await;
+            Ok(linked)
+        });
+        linked
             .await?
-            .ok_or_else(|| AdminError::UnknownConnection(other.to_string()))?;
-        self.heed(Change::Connection(key.clone())).await;
-        Ok(connection)
+            .ok_or_else(|| AdminError::UnknownConnection(other.to_string()))
     }
 
     /// Makes or changes a connection without touching its tokens.
@@ -325,9 +346,13 @@ impl Vault {
     ) -> Result<Connection, AdminError> {
         let connector = self.connector_of(key)?;
         self.check_patch(connector, key, &patch).await?;
-        let connection = self.inner.store.save_connection(key, patch).await?;
-        self.heed(Change::Connection(key.clone())).await;
-        Ok(connection)
+        let (vault, key) = (self.clone(), key.clone());
+        self.to_its_end(async move {
+            let connection = vault.inner.store.save_connection(&key, patch).await?;
+            vault.apply(&[Change::Connection(key)]).await;
+            Ok(connection)
+        })
+        .await
     }
 
     /// Deletes a connection, and its grant if no other connection uses it. The grant is then
@@ -337,39 +362,65 @@ impl Vault {
     /// # Errors
     ///
     /// [`AdminError`].
+    ///
+    /// # Cancellation
+    ///
+    /// As with all that changes a connection: dropping the future ends the wait only. Once it was
+    /// polled the deletion goes on, and the revocation with it: afterwards nobody has the tokens.
     pub async fn delete(&self, key: &ConnectionKey) -> Result<(), AdminError> {
-        let deleted = self
-            .inner
+        let (vault, key) = (self.clone(), key.clone());
+        self.to_its_end(async move { vault.delete_and_revoke(&key).await })
+            .await
+    }
+
+    async fn delete_and_revoke(&self, key: &ConnectionKey) -> Result<(), AdminError> {
+        let inner = &self.inner;
+        let deleted = inner
             .store
             .delete_connection(key)
             .await?
             .ok_or_else(|| AdminError::UnknownConnection(key.to_string()))?;
-        self.heed(Change::Connection(key.clone())).await;
+        self.apply(&[Change::Connection(key.clone())]).await;
         let Some(row) = deleted.grant else {
             return Ok(());
         };
+        inner.grants.pin().remove(&row.id);
         let connector = self.catalogue().find(row.connector.as_str()).cloned();
-        self.inner.grants.pin().remove(&row.id);
         let purpose = Purpose::TokenSet {
             grant: &row.id,
             version: row.version,
         };
-        let tokens = self
-            .inner
-            .keyring
-            .open(purpose, &row.sealed)
-            .ok()
-            .and_then(|plain| TokenSet::from_plain(&plain));
-        if let (Some(connector), Some(tokens)) = (connector, tokens) {
-            let whose = Whose {
-                grant: &row.id,
-                application: &row.application,
-                connector: &connector,
-                settings: Some(&deleted.connection.settings),
-            };
-            self.inner.revoke_void(whose, &tokens, false).await;
+        let opened = inner.unseal(purpose, &row.sealed);
+        let tokens = opened.ok().and_then(|plain| TokenSet::from_plain(&plain));
+        match (connector, tokens) {
+            (Some(connector), Some(tokens)) => {
+                let whose = Whose {
+                    grant: &row.id,
+                    application: &row.application,
+                    connector: &connector,
+                    settings: Some(&deleted.connection.settings),
+                };
+                inner.revoke_void(whose, &tokens, false).await;
+            }
+            _ => {
+                tracing::warn!(grant = %row.id, "a deleted grant is not revoked at the provider: its tokens or its connector cannot be read");
+            }
         }
         Ok(())
+    }
+
+    /// Does something to its end, whether or not the caller waits for it.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        act: impl Future<Output = Result<T, AdminError>> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let (done, outcome) = oneshot::channel();
+        self.inner.tracker.spawn(async move {
+            // Nobody may be waiting any more.
+            let _ = done.send(act.await);
+        });
+        let ended = || StoreError("the task that saw to it ended unexpectedly".to_owned());
+        outcome.await.map_err(|_| ended())?
     }
 
     /// Makes or replaces an application's OAuth client.
@@ -397,93 +448,23 @@ impl Vault {
             application: application.clone(),
             connector: connector.clone(),
             client_id: client_id.to_owned(),
-            sealed_secret: secret
-                .map(|secret| self.inner.keyring.seal(purpose, secret.expose().as_bytes())),
+            sealed_secret: secret.map(|secret| {
+                self.inner
+                    .keyring()
+                    .seal(purpose, secret.expose().as_bytes())
+            }),
             settings,
             scopes,
         };
-        self.inner.store.put_client(client).await?;
-        self.heed(Change::Client(application.clone(), connector.clone()))
-            .await;
-        Ok(())
+        let vault = self.clone();
+        self.to_its_end(async move {
+            let change = Change::Client(client.application.clone(), client.connector.clone());
+            vault.inner.store.put_client(client).await?;
+            vault.apply(&[change]).await;
+            Ok(())
+        })
+        .await
     }
-
-    /// Seals everything anew that is not sealed with the active key; safe while others work.
-    /// Returns how many values were sealed anew.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError::Store`], also for a value that does not open.
-    pub async fn reseal(&self) -> Result<usize, AdminError> {
-        let inner = &self.inner;
-        let mut count = 0;
-        let mut after = None;
-        loop {
-            let page = inner.store.grants_after(after.as_ref(), 256).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id.clone());
-            for row in page
-                .iter()
-                .filter(|row| inner.keyring.is_outdated(&row.sealed))
-            {
-                let purpose = Purpose::TokenSet {
-                    grant: &row.id,
-                    version: row.version,
-                };
-                let plain = inner
-                    .keyring
-                    .open(purpose, &row.sealed)
-                    .map_err(|error| unreadable(&row.id, &error))?;
-                // A version that moved meanwhile is sealed with the active key already.
-                count += usize::from(
-                    inner
-                        .store
-                        .reseal(&row.id, row.version, inner.keyring.seal(purpose, &plain))
-                        .await?,
-                );
-            }
-        }
-        for application in inner.store.applications().await? {
-            for mut client in inner.store.clients(&application.id).await? {
-                if let Some(sealed) = client
-                    .sealed_secret
-                    .as_ref()
-                    .filter(|sealed| inner.keyring.is_outdated(sealed))
-                {
-                    let secret = inner
-                        .open_client_secret(&client, sealed)
-                        .map_err(|error| unreadable(&client.connector, &error))?;
-                    let purpose = Purpose::ClientSecret {
-                        application: client.application.as_str(),
-                        connector: client.connector.as_str(),
-                    };
-                    client.sealed_secret =
-                        Some(inner.keyring.seal(purpose, secret.expose().as_bytes()));
-                    inner.store.put_client(client).await?;
-                    count += 1;
-                }
-            }
-        }
-        // The pepper comes last: it is what an opening vault checks its key against.
-        let purpose = Purpose::Vault { name: "pepper" };
-        inner
-            .store
-            .put_value("pepper", inner.keyring.seal(purpose, &inner.pepper))
-            .await?;
-        Ok(count)
-    }
-
-    /// Applies a change that this process has made itself, without waiting to hear of it.
-    async fn heed(&self, change: Change) {
-        if let Err(error) = self.apply(&[change]).await {
-            tracing::warn!(%error, "a copy in memory could not be brought up to date; all are dropped");
-            self.forget_all();
-        }
-    }
-}
-
-fn unreadable(what: &impl std::fmt::Display, error: &crate::seal::SealError) -> StoreError {
-    StoreError(format!("{what}: {error}"))
 }
 
 /// How much life an imported access token has left, and its whole lifetime.

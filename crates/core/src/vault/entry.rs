@@ -1,121 +1,22 @@
 //! A grant in memory: its newest snapshot, and the flight that is under way.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    ops::{Deref, Range},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use http::HeaderValue;
-
-use super::{Inner, pilot};
+use super::{Inner, distrust::Distrust, join::Waiter, token::Token};
 use crate::{
     connector::Connector,
     error::TokenError,
     id::{ApplicationId, GrantId},
     oauth::TokenSet,
-    refresh::{
-        ledger::{GrantRow, Need},
-        schedule,
-    },
+    refresh::{ledger::GrantRow, schedule},
     seal::{Purpose, SealError},
-    secret::Secret,
     sync::{
-        ArcSwap, Guard, Mutex, Notify, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        ArcSwap, Guard, Mutex, Notify,
+        atomic::{AtomicBool, AtomicU8, Ordering},
         lock,
     },
     time::{Moment, StoreTime},
 };
-
-/// An access token, ready to be sent.
-pub struct Token {
-    authorization: HeaderValue,
-    /// Where in it the token itself stands.
-    text: Range<usize>,
-    version: u64,
-    expires_at: Option<StoreTime>,
-    /// `None` for most: what is kept for each grant should be small.
-    extra: Option<Box<Extra>>,
-}
-
-/// What some providers send along.
-struct Extra {
-    metadata: BTreeMap<String, String>,
-    scope: Vec<String>,
-}
-
-impl Token {
-    /// The token's text.
-    pub fn secret(&self) -> Secret {
-        let text = &self.authorization.as_bytes()[self.text.clone()];
-        Secret::new(String::from_utf8_lossy(text))
-    }
-
-    /// The value of the `Authorization` header, marked sensitive.
-    pub fn authorization(&self) -> &HeaderValue {
-        &self.authorization
-    }
-
-    /// The grant's version that it belongs to.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// What the provider sent with it, such as `instance_url`.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        static NONE: BTreeMap<String, String> = BTreeMap::new();
-        self.extra.as_ref().map_or(&NONE, |extra| &extra.metadata)
-    }
-
-    /// Granted scopes; empty where the provider does not say.
-    pub fn scope(&self) -> &[String] {
-        self.extra.as_ref().map_or(&[], |extra| &extra.scope)
-    }
-
-    /// When it expires, on the store's clock.
-    pub fn expires_at(&self) -> Option<StoreTime> {
-        self.expires_at
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token")
-            .field("version", &self.version)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A token that was handed out: it stays what it is, whatever is granted after it.
-///
-/// To take it and to leave it writes to nothing that other threads read (as long as a thread has
-/// no more than eight at a time; then it counts references, as an `Arc` does).
-pub struct Held(Guard<Arc<Snapshot>>);
-
-impl Held {
-    /// `None` if there is no token in it.
-    pub(super) fn of(snapshot: Guard<Arc<Snapshot>>) -> Option<Self> {
-        snapshot.token.is_some().then_some(Self(snapshot))
-    }
-}
-
-impl Deref for Held {
-    type Target = Token;
-
-    fn deref(&self) -> &Token {
-        let token = self.0.token.as_ref();
-        token.expect("nothing is held without a token")
-    }
-}
-
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
 
 /// What is known of a grant's newest version.
 pub(super) struct Snapshot {
@@ -127,28 +28,80 @@ pub(super) struct Snapshot {
     pub(super) expires: Option<Moment>,
     /// When a refresh committed it; `None` for an imported one.
     pub(super) refreshed: Option<Moment>,
+    /// The newest version that this process has heard of.
+    heard: u64,
+    /// Until when it is served without a question, and at all. Zero: it is not.
+    fresh_until: Moment,
+    alive_until: Moment,
 }
 
 impl Snapshot {
+    fn new(
+        row: &GrantRow,
+        tokens: TokenSet,
+        connector: &Connector,
+        margin: Duration,
+        ours: impl Fn(StoreTime) -> Moment,
+    ) -> Result<Self, TokenError> {
+        let refreshable = tokens.refreshable();
+        let token = Token::of(row, tokens, connector)?;
+        let margin = schedule::margin(margin, row.lifetime);
+        let expires = row.expires_at.map(&ours);
+        let alive_until = match &token {
+            None => Moment(Duration::ZERO),
+            Some(_) => expires.unwrap_or(Moment(Duration::MAX)),
+        };
+        let fresh_until = match expires {
+            // What cannot be refreshed is used to its end.
+            Some(_) if refreshable => alive_until - margin,
+            _ => alive_until,
+        };
+        Ok(Self {
+            version: row.version,
+            token,
+            refreshable,
+            margin,
+            expires,
+            refreshed: row.refreshed_at.map(ours),
+            heard: row.version,
+            fresh_until,
+            alive_until,
+        })
+    }
+
+    /// The same version, which is served to nobody from now on.
+    fn withdrawn(&self, heard: u64) -> Arc<Self> {
+        Arc::new(Self {
+            version: self.version,
+            token: self.token.as_ref().map(Token::again),
+            refreshable: self.refreshable,
+            margin: self.margin,
+            expires: self.expires,
+            refreshed: self.refreshed,
+            heard,
+            fresh_until: Moment(Duration::ZERO),
+            alive_until: Moment(Duration::ZERO),
+        })
+    }
+
     /// Whether there is a token that is good for more than the margin.
     pub(super) fn fresh(&self, now: Moment) -> bool {
-        self.token.is_some()
-            && match self.expires {
-                None => true,
-                // What cannot be refreshed is used to its end.
-                Some(expires) if !self.refreshable => now < expires,
-                Some(expires) => now + self.margin < expires,
-            }
+        now < self.fresh_until
     }
 
     /// Whether there is a token that lives at all.
     pub(super) fn alive(&self, now: Moment) -> bool {
-        self.token.is_some() && self.expires.is_none_or(|expires| now < expires)
+        now < self.alive_until
     }
 
     /// Whether the token lives, or was granted since then with no life at all.
     pub(super) fn good_since(&self, then: Moment, now: Moment) -> bool {
         self.alive(now) || self.refreshed.is_some_and(|at| at >= then)
+    }
+
+    /// Whether a newer version is known to exist that could not be read.
+    pub(super) fn replaced(&self) -> bool {
+        self.version < self.heard
     }
 }
 
@@ -159,94 +112,24 @@ pub(super) struct GrantEntry {
     pub(super) connector: Arc<Connector>,
     snapshot: ArcSwap<Snapshot>,
     /// The flight under way. Held for a few instructions only.
-    slot: Mutex<Option<Waiter>>,
-    /// Whether a caller has asked since the last refresh. Written only when it changes, so that
-    /// callers on many cores do not fight over its cache line.
-    used: AtomicBool,
+    pub(super) slot: Mutex<Option<Waiter>>,
+    /// [`ASKED`] and [`RECENT`]. Written only when it changes, so that callers on many cores do
+    /// not fight over its cache line.
+    used: AtomicU8,
     /// Whether it has been where changes are looked for since before its row was read.
     trusted: AtomicBool,
     /// Woken when another process may have changed the grant.
     pub(super) changed: Notify,
+    /// `None` for most: what is kept for each grant should be small.
+    pub(super) distrust: Mutex<Option<Box<Distrust>>>,
+    /// Whether there is a [`Distrust`], for those who must not wait for a lock.
+    pub(super) distrusted: AtomicBool,
 }
 
-/// How a flight ended, for those who waited.
-#[derive(Clone, Debug)]
-pub(super) enum Landing {
-    /// The snapshot is newer than what the flight set out from.
-    Newer,
-    /// It is not.
-    Failed {
-        error: TokenError,
-        retry_at: Option<Moment>,
-    },
-}
-
-/// Where a flight's landing is made known. Its waiters are woken in the order in which they came;
-/// a `watch` channel wakes them in a random order, which a simulation could not repeat.
-#[derive(Default)]
-struct Board {
-    landing: OnceLock<Landing>,
-    posted: Notify,
-}
-
-impl Board {
-    fn post(&self, landing: Landing) {
-        // Only the first counts.
-        let _ = self.landing.set(landing);
-        self.posted.notify_waiters();
-    }
-}
-
-/// A place in the queue of a flight.
-#[derive(Clone)]
-pub(super) struct Waiter(Arc<Board>);
-
-impl Waiter {
-    pub(super) async fn landed(self) -> Landing {
-        let posted = self.0.posted.notified();
-        tokio::pin!(posted);
-        posted.as_mut().enable();
-        if self.0.landing.get().is_none() {
-            posted.await;
-        }
-        let landing = self.0.landing.get();
-        landing.expect("set before it is announced").clone()
-    }
-}
-
-/// The flight's own end of the board. One that is dropped without a landing (a panic) says so.
-pub(super) struct Herald(Arc<Board>);
-
-impl Herald {
-    fn new() -> (Self, Waiter) {
-        let board = Arc::new(Board::default());
-        (Self(board.clone()), Waiter(board))
-    }
-
-    /// How many wait.
-    pub(super) fn waiters(&self) -> usize {
-        Arc::strong_count(&self.0) - 1
-    }
-
-    pub(super) fn announce(&self, landing: Landing) {
-        self.0.post(landing);
-    }
-}
-
-impl Drop for Herald {
-    fn drop(&mut self) {
-        self.0.post(Landing::Failed {
-            error: TokenError::Store("the refresh task ended unexpectedly".to_owned()),
-            retry_at: None,
-        });
-    }
-}
-
-/// What joining found.
-pub(super) enum Joined {
-    Newer(Held),
-    Flight(Waiter),
-}
+/// A caller has asked since the last refresh.
+const ASKED: u8 = 1;
+/// A caller has asked since the cache was last looked through.
+const RECENT: u8 = 2;
 
 impl GrantEntry {
     pub(super) fn new(row: &GrantRow, connector: Arc<Connector>, snapshot: Snapshot) -> Self {
@@ -256,9 +139,12 @@ impl GrantEntry {
             connector,
             snapshot: ArcSwap::from_pointee(snapshot),
             slot: Mutex::default(),
-            used: AtomicBool::new(false),
+            // Somebody has just asked for it.
+            used: AtomicU8::new(RECENT),
             trusted: AtomicBool::new(false),
             changed: Notify::new(),
+            distrust: Mutex::default(),
+            distrusted: AtomicBool::new(false),
         }
     }
 
@@ -267,14 +153,24 @@ impl GrantEntry {
     }
 
     pub(super) fn note_use(&self) {
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
+        if self.used.load(Ordering::Relaxed) != ASKED | RECENT {
+            self.used.store(ASKED | RECENT, Ordering::Relaxed);
         }
     }
 
     /// Whether a caller has asked since this was last called.
     pub(super) fn take_use(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed)
+        self.used.fetch_and(!ASKED, Ordering::Relaxed) & ASKED != 0
+    }
+
+    /// Whether a caller has asked since the cache was last looked through.
+    pub(super) fn take_recent(&self) -> bool {
+        self.used.fetch_and(!RECENT, Ordering::Relaxed) & RECENT != 0
+    }
+
+    /// Whether a flight is under way.
+    pub(super) fn flying(&self) -> bool {
+        lock(&self.slot).is_some()
     }
 
     /// Whether what it holds is as new as what this process has heard of.
@@ -286,12 +182,47 @@ impl GrantEntry {
         self.trusted.store(true, Ordering::Release);
     }
 
+    /// What happened to it may have gone unheard: whoever needs it compares it with the store.
+    pub(super) fn doubt(&self) {
+        self.trusted.store(false, Ordering::Release);
+    }
+
     /// Takes a newer snapshot; an older one changes nothing.
     fn adopt(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
         self.snapshot.rcu(|present| {
             if present.version < snapshot.version {
-                snapshot.clone()
+                if snapshot.version < present.heard {
+                    snapshot.withdrawn(present.heard)
+                } else {
+                    snapshot.clone()
+                }
+            } else {
+                present.clone()
+            }
+        });
+    }
+
+    /// A newer version exists and could not be read: what is here is served to nobody. Whether
+    /// that is news.
+    pub(super) fn replaced_by(&self, version: u64) -> bool {
+        let mut news = false;
+        self.snapshot.rcu(|present| {
+            news = present.heard < version;
+            if news {
+                present.withdrawn(version)
+            } else {
+                present.clone()
+            }
+        });
+        news
+    }
+
+    /// The token of this version is served to nobody any more.
+    pub(super) fn withdraw(&self, version: u64) {
+        self.snapshot.rcu(|present| {
+            if present.version == version {
+                present.withdrawn(present.heard)
             } else {
                 present.clone()
             }
@@ -302,20 +233,6 @@ impl GrantEntry {
     pub(super) fn clear_slot(&self) {
         lock(&self.slot).take();
     }
-}
-
-/// The header's value, and where in it the token stands.
-fn authorization(
-    connector: &Connector,
-    token: &Secret,
-) -> Result<(HeaderValue, Range<usize>), TokenError> {
-    let template = &connector.api.authorization;
-    let from = template.find("{token}").unwrap_or(0);
-    let text = template.replace("{token}", token.expose());
-    // A token that no header can carry can never be used.
-    let mut value = HeaderValue::try_from(text).map_err(|_| SealError::Malformed)?;
-    value.set_sensitive(true);
-    Ok((value, from..from + token.expose().len()))
 }
 
 impl Inner {
@@ -332,7 +249,7 @@ impl Inner {
             grant: &row.id,
             version: row.version,
         };
-        let plain = self.keyring.open(purpose, &row.sealed)?;
+        let plain = self.unseal(purpose, &row.sealed)?;
         let tokens = TokenSet::from_plain(&plain).ok_or(SealError::Malformed)?;
         let ours = |time: StoreTime| {
             if time >= at {
@@ -341,33 +258,7 @@ impl Inner {
                 asked - time.until(at)
             }
         };
-        let refreshable = tokens.refreshable();
-        let token = match &tokens.access_token {
-            Some(access_token) => {
-                let (authorization, text) = authorization(connector, access_token)?;
-                let extra = Extra {
-                    metadata: tokens.metadata,
-                    scope: tokens.scope,
-                };
-                let none = extra.metadata.is_empty() && extra.scope.is_empty();
-                Some(Token {
-                    authorization,
-                    text,
-                    version: row.version,
-                    expires_at: row.expires_at,
-                    extra: (!none).then(|| Box::new(extra)),
-                })
-            }
-            None => None,
-        };
-        Ok(Snapshot {
-            version: row.version,
-            token,
-            refreshable,
-            margin: schedule::margin(self.config.margin, row.lifetime),
-            expires: row.expires_at.map(ours),
-            refreshed: row.refreshed_at.map(ours),
-        })
+        Snapshot::new(row, tokens, connector, self.config.margin, ours)
     }
 
     /// Brings an entry up to a row that was read from the store.
@@ -381,7 +272,13 @@ impl Inner {
         if row.version <= entry.snapshot().version {
             return Ok(());
         }
-        let snapshot = self.read(row, &entry.connector, at, asked)?;
+        let snapshot = match self.read(row, &entry.connector, at, asked) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                entry.replaced_by(row.version);
+                return Err(error);
+            }
+        };
         self.plan_ahead(entry, &snapshot);
         entry.adopt(snapshot);
         entry.changed.notify_waiters();
@@ -411,63 +308,10 @@ impl Inner {
     /// Reads an entry's row anew.
     pub(super) async fn reload(&self, entry: &Arc<GrantEntry>) -> Result<(), TokenError> {
         let asked = self.clock.now();
-        let stamped = self
-            .store
-            .grant(&entry.id)
-            .await
-            .map_err(|error| TokenError::Store(error.0))?;
+        let stamped = self.store.grant(&entry.id).await?;
         match stamped.value {
             Some(row) => self.adopt(entry, &row, stamped.at, asked),
             None => Ok(()),
         }
-    }
-
-    /// Joins the flight of a grant, or starts it, unless a newer version is there by now that is
-    /// good `enough`.
-    pub(super) fn join(
-        self: &Arc<Self>,
-        entry: &Arc<GrantEntry>,
-        need: Need,
-        seen: u64,
-        enough: impl Fn(&Snapshot) -> bool,
-    ) -> Result<Joined, TokenError> {
-        let find = |snapshot: Guard<Arc<Snapshot>>| {
-            let newer = snapshot.version > seen && enough(&snapshot);
-            newer.then(|| Held::of(snapshot)).flatten()
-        };
-        // Those whom a flight has woken all at once need not queue for the lock.
-        if let Some(token) = find(entry.snapshot()) {
-            return Ok(Joined::Newer(token));
-        }
-        let mut slot = lock(&entry.slot);
-        // A flight that lands publishes its snapshot before it leaves the slot: under the lock,
-        // either the snapshot is newer or the flight is still to be joined.
-        let snapshot = entry.snapshot();
-        let (version, refreshable) = (snapshot.version, snapshot.refreshable);
-        if let Some(token) = find(snapshot) {
-            return Ok(Joined::Newer(token));
-        }
-        if !refreshable {
-            return Err(TokenError::NoRefreshToken);
-        }
-        if let Some(waiter) = &*slot {
-            return Ok(Joined::Flight(waiter.clone()));
-        }
-        // Taken before the question: a drain that begins after the answer waits for this flight.
-        let _counted = self.tracker.token();
-        if self.tracker.is_closed() {
-            return Err(TokenError::ShuttingDown);
-        }
-        let (herald, waiter) = Herald::new();
-        *slot = Some(waiter.clone());
-        let newest = version.max(seen);
-        self.tracker.spawn(pilot::fly(
-            self.clone(),
-            entry.clone(),
-            need.of(seen, newest),
-            newest,
-            herald,
-        ));
-        Ok(Joined::Flight(waiter))
     }
 }

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Inner,
-    entry::{GrantEntry, Landing},
-};
+use super::{Inner, entry::GrantEntry, join::Landing};
 use crate::{
     error::TokenError,
     observe::{FlightOutcome, Signal},

@@ -5,11 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Inner,
-    entry::{GrantEntry, Herald},
-    provider::Granted,
-};
+use super::{Inner, entry::GrantEntry, join::Herald, provider::Granted};
 use crate::{
     id::OwnerId,
     observe::Signal,
@@ -291,7 +287,7 @@ impl<'a> Pilot<'a> {
                 .attempt
                 .as_ref()
                 .map_or(row.expires_at.unwrap_or(StoreTime(0)), |a| a.last_at),
-            sealed: self.inner.keyring.seal(
+            sealed: self.inner.keyring().seal(
                 Purpose::TokenSet {
                     grant: &row.id,
                     version,

@@ -76,8 +76,7 @@ impl Inner {
             version: row.version,
         };
         let plain = self
-            .keyring
-            .open(purpose, &row.sealed)
+            .unseal(purpose, &row.sealed)
             .map_err(|error| error.to_string())?;
         let tokens = TokenSet::from_plain(&plain).ok_or("the stored tokens are malformed")?;
         let (client, endpoint) = self.client_at(entry.whose(), EndpointKind::Token).await?;
@@ -339,7 +338,7 @@ impl Inner {
             application: client.application.as_str(),
             connector: client.connector.as_str(),
         };
-        let plain: Zeroizing<Vec<u8>> = self.keyring.open(purpose, sealed)?;
+        let plain: Zeroizing<Vec<u8>> = self.unseal(purpose, sealed)?;
         let text = std::str::from_utf8(&plain).map_err(|_| SealError::Malformed)?;
         Ok(Secret::new(text))
     }

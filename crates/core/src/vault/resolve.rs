@@ -5,18 +5,19 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, atomic::fence},
+    time::Duration,
 };
 
-use super::{Inner, Vault, entry::GrantEntry};
+use super::{Inner, Vault, entry::GrantEntry, feed::CONFIRM_WAIT};
 use crate::{
     connector::Connector,
     endpoint::Context,
     error::TokenError,
     id::{ApplicationId, ConnectionKey, ConnectionKeyRef, GrantId},
     refresh::ledger::GrantRow,
-    store::{Change, Stamped, StoreError, Whole},
+    store::{Stamped, StoreError, Whole},
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
         lock,
     },
     time::Moment,
@@ -35,9 +36,16 @@ pub struct Resolved {
     client_settings: BTreeMap<String, String>,
     /// What the embedder has found out about it.
     attachment: std::sync::OnceLock<Box<dyn Any + Send + Sync>>,
-    /// Whether it is kept where changes are looked for, and nothing was heard of before that.
-    trusted: AtomicBool,
+    /// [`NEW`], [`TRUSTED`] or [`DOUBTED`].
+    trust: AtomicU8,
 }
+
+/// It is not known yet whether something was heard of before it was kept.
+const NEW: u8 = 0;
+/// It is kept where changes are looked for, and nothing was heard of before that.
+const TRUSTED: u8 = 1;
+/// It was trusted, and what happened to it since may have gone unheard.
+const DOUBTED: u8 = 2;
 
 impl fmt::Debug for Resolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,7 +58,23 @@ impl fmt::Debug for Resolved {
 
 impl Resolved {
     pub(super) fn trusted(&self) -> bool {
-        self.trusted.load(Ordering::Acquire)
+        self.trust.load(Ordering::Acquire) == TRUSTED
+    }
+
+    fn doubted(&self) -> bool {
+        self.trust.load(Ordering::Acquire) == DOUBTED
+    }
+
+    /// What happened to it may have gone unheard.
+    pub(super) fn doubt(&self) {
+        self.trust.store(DOUBTED, Ordering::Release);
+    }
+
+    /// Unless it has been doubted since it was made.
+    fn begin_to_trust(&self) {
+        let _ = self
+            .trust
+            .compare_exchange(NEW, TRUSTED, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// The grant's id.
@@ -106,21 +130,83 @@ impl Vault {
         connections.get(&key).filter(|it| it.trusted()).cloned()
     }
 
+    /// As [`resolve_within`](Self::resolve_within), within
+    /// [`VaultConfig::wait`](super::VaultConfig::wait).
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`].
+    pub async fn resolve(&self, key: &ConnectionKey) -> Result<Arc<Resolved>, TokenError> {
+        self.resolve_within(key, self.inner.config.wait).await
+    }
+
     /// Finds a connection, from memory if it was found before.
     ///
     /// # Errors
     ///
     /// [`TokenError`] when it does not exist, is disabled or not authorized, its connector is
-    /// not known, or the store is down.
-    pub async fn resolve(&self, key: &ConnectionKey) -> Result<Arc<Resolved>, TokenError> {
-        if let Some(resolved) = self.inner.connections.pin().get(key)
-            && resolved.trusted()
-        {
-            return Ok(resolved.clone());
+    /// not known, or the store does not answer; within `wait`.
+    pub async fn resolve_within(
+        &self,
+        key: &ConnectionKey,
+        wait: Duration,
+    ) -> Result<Arc<Resolved>, TokenError> {
+        self.resolve_by(key, self.inner.clock.now() + wait).await
+    }
+
+    pub(super) async fn resolve_by(
+        &self,
+        key: &ConnectionKey,
+        deadline: Moment,
+    ) -> Result<Arc<Resolved>, TokenError> {
+        let known = self.inner.connections.pin().get(key).cloned();
+        match known {
+            Some(resolved) if resolved.trusted() => Ok(resolved),
+            // Boxed, so that those who find it carry no room for the search.
+            Some(resolved) if resolved.doubted() => {
+                Box::pin(self.confirm(key, resolved, deadline)).await
+            }
+            _ => Box::pin(self.inner.within(deadline, self.find(key))).await,
         }
+    }
+
+    /// Compares a copy with the store, which may tell of something newer. While the store does
+    /// not answer, the copy is served on: nothing says that it has been replaced.
+    async fn confirm(
+        &self,
+        key: &ConnectionKey,
+        copy: Arc<Resolved>,
+        deadline: Moment,
+    ) -> Result<Arc<Resolved>, TokenError> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        if lock(&inner.away).may_ask(now) {
+            let found = inner.within(deadline.min(now + CONFIRM_WAIT), self.find(key));
+            match found.await {
+                Err(TokenError::Store(_) | TokenError::DeadlineExceeded { .. }) => {
+                    lock(&inner.away).silent(inner.clock.now());
+                }
+                found => {
+                    lock(&inner.away).answered();
+                    if found.is_err() {
+                        inner.connections.pin().remove(key);
+                    }
+                    return found;
+                }
+            }
+        }
+        // It may have been replaced meanwhile, or a change to it may have been heard of.
+        let present = inner.connections.pin().get(key).cloned();
+        match present {
+            Some(present) if Arc::ptr_eq(&present, &copy) || present.trusted() => Ok(present),
+            _ => inner.within(deadline, self.find(key)).await,
+        }
+    }
+
+    /// Reads a connection, and keeps it.
+    async fn find(&self, key: &ConnectionKey) -> Result<Arc<Resolved>, TokenError> {
         let heard = self.inner.heard.load(Ordering::SeqCst);
-        // Boxed, so that those who find it carry no room for the search.
-        let resolved = Arc::new(Box::pin(self.inner.look_up(key)).await?);
+        let resolved = Arc::new(self.inner.look_up(key).await?);
         self.inner
             .connections
             .pin()
@@ -129,47 +215,10 @@ impl Vault {
         if self.inner.heard_since(heard) {
             self.inner.connections.pin().remove(key);
         } else {
-            resolved.trusted.store(true, Ordering::Release);
+            resolved.begin_to_trust();
         }
+        self.inner.mind_bounds();
         Ok(resolved)
-    }
-
-    /// Takes note of changes: copies in memory are brought up to date or forgotten.
-    pub(super) async fn apply(&self, changes: &[Change]) -> Result<(), TokenError> {
-        if !changes.is_empty() {
-            self.inner.hear();
-        }
-        for change in changes {
-            match change {
-                Change::Grant(id, version) => {
-                    let entry = self.inner.grants.pin().get(id).cloned();
-                    if let Some(entry) = entry {
-                        // What this process has committed it need not read.
-                        if entry.snapshot().version < *version {
-                            self.inner.reload(&entry).await?;
-                        }
-                        entry.changed.notify_waiters();
-                    }
-                }
-                Change::Connection(key) => {
-                    self.inner.connections.pin().remove(key);
-                }
-                Change::Client(application, connector) => {
-                    self.inner.connections.pin().retain(|key, _| {
-                        key.application != *application || key.service != *connector
-                    });
-                }
-                Change::Application(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets every copy.
-    pub(super) fn forget_all(&self) {
-        self.inner.hear();
-        self.inner.connections.pin().clear();
-        self.inner.grants.pin().clear();
     }
 }
 
@@ -181,7 +230,7 @@ impl Inner {
         fence(Ordering::SeqCst);
     }
 
-    fn heard_since(&self, heard: u64) -> bool {
+    pub(super) fn heard_since(&self, heard: u64) -> bool {
         fence(Ordering::SeqCst);
         self.heard.load(Ordering::SeqCst) != heard
     }
@@ -223,7 +272,7 @@ impl Inner {
             settings: connector.settings_text(&connection.settings),
             client_settings: client.map(|client| client.settings).unwrap_or_default(),
             attachment: std::sync::OnceLock::new(),
-            trusted: AtomicBool::new(false),
+            trust: AtomicU8::new(NEW),
             connector,
         })
     }
@@ -239,20 +288,6 @@ impl Inner {
                 name
             }
         }
-    }
-
-    /// The entry of a grant; `None` if there is no such grant.
-    pub(super) async fn grant_entry(
-        &self,
-        id: &GrantId,
-        connector: &Arc<Connector>,
-    ) -> Result<Option<Arc<GrantEntry>>, TokenError> {
-        if let Some(entry) = self.known(id) {
-            return Ok(Some(entry));
-        }
-        let asked = self.asked();
-        let row = self.store.grant(id).await?;
-        self.keep(row, connector, asked).await
     }
 
     /// The entry of a grant in memory, if it is as new as what was heard.
@@ -278,22 +313,30 @@ impl Inner {
         let Some(mut row) = stamped.value else {
             return Ok(None);
         };
-        row.application = ApplicationId::new(self.shared(row.application.as_str()));
-        let snapshot = self.read(&row, connector, stamped.at, asked.at)?;
-        let entry = Arc::new(GrantEntry::new(&row, connector.clone(), snapshot));
-        // Two who read at once: the first one's entry stands, brought up to the newer row.
-        let entry = self
-            .grants
-            .pin()
-            .get_or_insert(row.id.clone(), entry)
-            .clone();
+        let present = self.grants.pin().get(&row.id).cloned();
+        let entry = match present {
+            Some(entry) => entry,
+            None => {
+                row.application = ApplicationId::new(self.shared(row.application.as_str()));
+                let snapshot = self.read(&row, connector, stamped.at, asked.at)?;
+                let entry = Arc::new(GrantEntry::new(&row, connector.clone(), snapshot));
+                // Two who read at once: the first one's entry stands.
+                let grants = self.grants.pin();
+                grants.get_or_insert(row.id.clone(), entry).clone()
+            }
+        };
         self.adopt(&entry, &row, stamped.at, asked.at)?;
         // Until this is known, others see the entry and read for themselves: this task may be slow
         // here, fail, or be dropped.
-        if self.heard_since(asked.heard) {
+        let mut heard = asked.heard;
+        if self.heard_since(heard) {
+            heard = self.heard.load(Ordering::SeqCst);
             self.reload(&entry).await?;
         }
         entry.trust();
+        if self.heard_since(heard) {
+            entry.doubt();
+        }
         self.plan_ahead(&entry, &entry.snapshot());
         Ok(Some(entry))
     }

@@ -73,7 +73,7 @@ impl Inner {
             connector: row.connector.clone(),
         };
         let plain = Zeroizing::new(serde_json::to_vec(&letter).expect("plain data serializes"));
-        let sealed = self.keyring.seal(
+        let sealed = self.keyring().seal(
             Purpose::Spool {
                 grant: &request.grant,
             },
@@ -92,8 +92,7 @@ impl Inner {
             .decode(&envelope.sealed)
             .map_err(|_| Unreadable::Corrupt)?;
         let plain = self
-            .keyring
-            .open(
+            .unseal(
                 Purpose::Spool {
                     grant: &envelope.grant,
                 },
@@ -170,7 +169,7 @@ impl Vault {
             base: letter.base,
             epoch: letter.epoch,
             sent_at: letter.sent_at,
-            sealed: inner.keyring.seal(purpose, &tokens.to_plain()),
+            sealed: inner.keyring().seal(purpose, &tokens.to_plain()),
             lifetime: letter.lifetime_ms.map(Duration::from_millis),
             keep_alive: letter.keep_alive_ms.map(Duration::from_millis),
             fingerprint: letter.fingerprint,

@@ -1,6 +1,7 @@
 //! Memory holds copies only: they may be lost, late or old.
 
 use super::*;
+use crate::store::Change;
 
 #[tokio::test(start_paused = true)]
 async fn what_memory_forgets_the_store_still_knows() {
@@ -92,4 +93,104 @@ async fn a_newer_token_that_has_died_meanwhile_is_served_to_nobody() {
     lock(&world.provider.acts).clear();
     world.pass(60).await;
     assert_eq!(world.token().await.unwrap(), "at-3");
+}
+
+/// Of a connection's grant at a version, as the feed tells it.
+async fn told(world: &World, key: &ConnectionKey, version: u64) -> Change {
+    let connection = world.store.connection(key).await.unwrap().unwrap();
+    Change::Grant(connection.grant.unwrap(), version)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_cannot_be_read_concerns_its_own_grant_only() {
+    let world = World::new("harmless").await;
+    let second = ConnectionKey::new("app", "other", "crm", "acme");
+    world.import(&second, "77").await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    world.vault.token(&second).await.unwrap();
+    // Another process authorizes the second one anew, and the store is away when this one is told.
+    let (other, renewed) = (world.other().await, Secret::new("at-78"));
+    let import = Import {
+        access_token: Some(renewed.clone()),
+        ..Import::default()
+    };
+    other.import(&second, import).await.unwrap();
+    let change = told(&world, &second, 2).await;
+    world.store.set_down(true);
+    world.vault.apply(&[change]).await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    let answer = world.vault.token(&second).await;
+    assert!(matches!(answer, Err(TokenError::Store(_))), "{answer:?}");
+    world.store.set_down(false);
+    assert_eq!(world.vault.token(&second).await.unwrap().secret(), renewed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_gap_what_is_in_memory_is_confirmed_and_served_on_without_the_store() {
+    let world = World::new("harmless").await;
+    let second = ConnectionKey::new("app", "other", "crm", "acme");
+    world.import(&second, "77").await;
+    let (vault, store) = hanging::process(&world).await;
+    for key in [&world.key, &second] {
+        vault.token(key).await.unwrap();
+    }
+    // Unheard of here: one is switched off, the other one is refreshed.
+    let off = ConnectionPatch {
+        enabled: Some(false),
+        ..ConnectionPatch::default()
+    };
+    world.vault.update(&second, off).await.unwrap();
+    world.vault.validate(&world.key).await.unwrap();
+    vault.doubt_all();
+    store.hangs.store(true, Ordering::SeqCst);
+    let before = world.clock.now();
+    for _ in 0..100 {
+        for key in [&world.key, &second] {
+            assert_eq!(vault.token(key).await.unwrap().version(), 1);
+        }
+    }
+    // The first one has waited for the store, the others have not.
+    assert_eq!(before.until(world.clock.now()), Duration::from_secs(1));
+    store.hangs.store(false, Ordering::SeqCst);
+    world.pass(2).await;
+    assert_eq!(vault.token(&world.key).await.unwrap().version(), 2);
+    let answer = vault.token(&second).await;
+    assert!(matches!(answer, Err(TokenError::Disabled(_))), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seal_that_does_not_open_concerns_its_own_grant_only() {
+    let world = World::new("harmless").await;
+    let second = ConnectionKey::new("app", "other", "crm", "acme");
+    world.import(&second, "77").await;
+    assert_eq!(world.token().await.unwrap(), "at-1");
+    world.vault.token(&second).await.unwrap();
+    // Another process has a newer key, and seals with it.
+    let newer = Key::generate();
+    let both = Keyring::new(vec![newer.clone(), world.keyring.active().clone()]).unwrap();
+    let parts = VaultParts {
+        keyring: both.clone(),
+        ..world.parts()
+    };
+    Vault::open(parts)
+        .await
+        .unwrap()
+        .validate(&world.key)
+        .await
+        .unwrap();
+    let change = told(&world, &world.key, 2).await;
+    world.vault.apply(&[change]).await;
+    let answer = world.token().await;
+    assert!(matches!(answer, Err(TokenError::Seal(_))), "{answer:?}");
+    assert_eq!(world.vault.token(&second).await.unwrap().version(), 1);
+    // It says which key it lacks, and goes on without a restart once that is there.
+    let missing: Vec<_> = world.vault.missing_keys().into_iter().collect();
+    assert_eq!(missing, [newer.id().clone()]);
+    tokio::time::timeout(Duration::from_secs(1), world.vault.key_missing())
+        .await
+        .unwrap();
+    world.vault.reload_keys(both).await.unwrap();
+    assert!(world.vault.missing_keys().is_empty());
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    assert_eq!(world.refreshes(), 1);
 }

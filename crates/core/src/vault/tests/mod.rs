@@ -1,7 +1,9 @@
 //! The engine on a memory store, a scripted provider and paused time.
 
+mod bounds;
 mod copies;
 mod failures;
+mod hanging;
 mod herd;
 mod keys;
 mod people;
@@ -18,11 +20,12 @@ use http::{HeaderMap, StatusCode};
 
 use super::*;
 use crate::{
+    error::TokenError,
     id::OwnerId,
     oauth::{TokenRequest, TokenSet},
-    observe::Blind,
+    observe::{Blind, Signal},
     refresh::{
-        ledger::{ClaimReply, ClaimRequest, CommitRequest},
+        ledger::{ClaimReply, ClaimRequest, CommitRequest, Need},
         replay::ReplayPolicy,
     },
     seal::Key,
@@ -30,7 +33,7 @@ use crate::{
     spool::FolderSpool,
     store::{ConnectionPatch, MemoryStore},
     sync::lock,
-    time::{SeededChance, TokioClock},
+    time::{Moment, SeededChance, TokioClock},
     transport::{Answer, Patience, Transport, TransportError},
 };
 
@@ -187,6 +190,15 @@ impl Transport for Provider {
                 r#"{"error":"invalid_grant"}"#.to_owned(),
             ),
         }
+    }
+}
+
+impl Vault {
+    /// Forgets every copy, as if each had been evicted.
+    fn forget_all(&self) {
+        self.inner.hear();
+        self.inner.connections.pin().clear();
+        self.inner.grants.pin().clear();
     }
 }
 

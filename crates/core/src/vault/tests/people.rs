@@ -89,3 +89,15 @@ async fn a_late_answer_of_a_deleted_grant_spares_the_users_new_one() {
     assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
     assert_eq!(world.token().await.unwrap(), "at-9");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_whose_caller_leaves_revokes_all_the_same() {
+    let world = World::new("revokes").await;
+    // The provider takes 30 ms for a revocation; the caller leaves before.
+    let delete = world.vault.delete(&world.key);
+    let left = tokio::time::timeout(Duration::from_millis(10), delete).await;
+    assert!(left.is_err());
+    world.pass(1).await;
+    assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
+    assert!(world.vault.drain(Duration::from_secs(1)).await);
+}

@@ -193,6 +193,8 @@ async fn what_a_process_has_committed_it_does_not_read_again() {
     let connection = world.store.connection(&world.key).await.unwrap().unwrap();
     let told = |version| [Change::Grant(connection.grant.clone().unwrap(), version)];
     world.store.set_down(true);
-    assert_eq!(world.vault.apply(&told(2)).await, Ok(()));
-    assert!(world.vault.apply(&told(3)).await.is_err());
+    world.vault.apply(&told(2)).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    world.vault.apply(&told(3)).await;
+    assert!(matches!(world.token().await, Err(TokenError::Store(_))));
 }
