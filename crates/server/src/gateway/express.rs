@@ -108,6 +108,9 @@ impl Gateway {
             Ok(None) => return Express::Not,
             Ok(Some(Answered::Taken(relay))) => {
                 let took = began.until(self.vault.clock().now());
+                if status.as_u16() < 500 {
+                    self.vault.accepted(&resolved, &token);
+                }
                 self.metrics.proxied(Some(status), took);
                 self.log.add(|at| Line {
                     at,

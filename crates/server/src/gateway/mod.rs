@@ -354,6 +354,8 @@ impl Trip<'_> {
                 }
                 Some(_) => return Err(ApiError::not_replayable(self.gateway.config.replay_limit)),
             }
+        } else if status < 500 {
+            self.gateway.vault.accepted(&self.resolved, &token);
         }
         if self.call.directions.follow_redirects {
             heard = Box::pin(self.follow(heard, target, &token)).await?;

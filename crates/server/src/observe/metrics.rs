@@ -57,6 +57,9 @@ pub struct Metrics {
     claims_lost: Counter,
     spool_depth: Gauge,
     grants: Family<Event, Counter>,
+    cached_grants: Gauge,
+    cached_connections: Gauge,
+    evicted: Counter,
     proxied: [Count; 6],
     proxy_seconds: Durations,
     proxy_again: Family<Event, Counter>,
@@ -121,8 +124,22 @@ impl Default for Metrics {
         let grants = Family::<Event, Counter>::default();
         registry.register(
             "grant_events",
-            "Runs of failures begun, runs ended, grants died",
+            "Runs of failures begun, runs ended, grants died, fresh tokens refused by the API, accepted again",
             grants.clone(),
+        );
+        let cached_grants = Gauge::default();
+        registry.register("cached_grants", "Grants in memory", cached_grants.clone());
+        let cached_connections = Gauge::default();
+        registry.register(
+            "cached_connections",
+            "Connections in memory",
+            cached_connections.clone(),
+        );
+        let evicted = Counter::default();
+        registry.register(
+            "cache_evictions",
+            "Grants forgotten because there were too many in memory",
+            evicted.clone(),
         );
         let by_status = Family::<Status, Count>::default();
         registry.register(
@@ -157,6 +174,9 @@ impl Default for Metrics {
             claims_lost,
             spool_depth,
             grants,
+            cached_grants,
+            cached_connections,
+            evicted,
             proxied: [
                 status("gateway_error"),
                 status("1xx"),
@@ -236,6 +256,24 @@ impl Observer for Metrics {
             Signal::Pending { .. } => self.count_grant("pending"),
             Signal::Recovered { .. } => self.count_grant("recovered"),
             Signal::Died { .. } => self.count_grant("died"),
+            Signal::TokensRefused { refusals, .. } => {
+                // Once for a run.
+                if *refusals == 1 {
+                    self.count_grant("tokens_refused");
+                }
+            }
+            Signal::TokensAccepted { .. } => self.count_grant("tokens_accepted"),
+            Signal::Cached {
+                grants,
+                connections,
+            } => {
+                let gauge = |count: &usize| i64::try_from(*count).unwrap_or(i64::MAX);
+                self.cached_grants.set(gauge(grants));
+                self.cached_connections.set(gauge(connections));
+            }
+            Signal::Evicted(count) => {
+                self.evicted.inc_by(*count as u64);
+            }
         }
     }
 }
