@@ -7,10 +7,7 @@
 
 use std::time::Duration;
 
-use tokenward::{
-    id::ConnectionKey,
-    store::{Change, Changes},
-};
+use tokenward::store::{Change, ChangeColumns, Changes, Gap};
 use tokio::time::sleep;
 use tokio_postgres::{Row, Transaction};
 
@@ -32,37 +29,11 @@ const LATE: i64 = 10_000;
 
 /// Announces a change together with the transaction's commit.
 pub(crate) async fn announce(transaction: &Transaction<'_>, change: &Change) -> Outcome<()> {
-    let number;
-    let (kind, a, b, c, d) = match change {
-        Change::Grant(id, version) => {
-            number = version.to_string();
-            ("grant", id.as_str(), Some(number.as_str()), None, None)
-        }
-        Change::Connection(ConnectionKey {
-            application,
-            consumer,
-            unified_api,
-            service,
-        }) => (
-            "connection",
-            application.as_str(),
-            Some(consumer.as_str()),
-            Some(&**unified_api),
-            Some(service.as_str()),
-        ),
-        Change::Application(id) => ("application", id.as_str(), None, None, None),
-        Change::Client(application, connector) => (
-            "client",
-            application.as_str(),
-            Some(connector.as_str()),
-            None,
-            None,
-        ),
-    };
+    let ChangeColumns { kind, a, b, c, d } = change.to_columns();
     transaction
         .query_typed(
             "INSERT INTO tokenward.changes (kind, a, b, c, d) VALUES ($1, $2, $3, $4, $5)",
-            params![TEXT kind, TEXT a, TEXT b, TEXT c, TEXT d],
+            params![TEXT &*kind, TEXT &*a, TEXT b.as_deref(), TEXT c.as_deref(), TEXT d.as_deref()],
         )
         .await
         .map_err(|error| Fault::of_statement(&error))?;
@@ -151,10 +122,11 @@ async fn after(pool: &Pool, since: i64) -> Outcome<Changes> {
         let (oldest, newest) = (oldest.unwrap_or(1), newest.unwrap_or(0));
         // A position from the future is one from another database: this one was restored.
         if since < oldest - 1 || since > newest {
+            let from = if since > newest { 0 } else { since + 1 };
             return Ok(Changes {
                 next: newest.unsigned_abs(),
                 changes: Vec::new(),
-                gap: true,
+                gap: gap(None, from, newest),
             });
         }
         let Some(seq) = get::<Option<i64>>(row, 2)? else {
@@ -163,10 +135,16 @@ async fn after(pool: &Pool, since: i64) -> Outcome<Changes> {
         if seq > last + 1 && get(row, 3)? {
             complete = false;
         } else if seq > last + 1 {
-            changes.gap = true;
+            changes.gap = gap(changes.gap, last + 1, seq - 1);
         }
         last = seq;
-        changes.changes.push(change(row)?);
+        match change(row) {
+            Some(change) => changes.changes.push(change),
+            None => {
+                tracing::warn!(row = seq, "a row of the table changes makes no sense");
+                changes.gap = gap(changes.gap, seq, seq);
+            }
+        }
         if complete {
             changes.next = seq.unsigned_abs();
         }
@@ -184,22 +162,20 @@ pub(crate) fn after_sql() -> String {
     )
 }
 
-fn change(row: &Row) -> Outcome<Change> {
-    let kind: &str = get(row, 4)?;
-    let a: &str = get(row, 5)?;
-    let (b, c, d): (Option<&str>, Option<&str>, Option<&str>) =
-        (get(row, 6)?, get(row, 7)?, get(row, 8)?);
-    Ok(match (kind, b, c, d) {
-        ("grant", Some(b), None, None) => {
-            Change::Grant(a.into(), b.parse().map_err(|_| nonsense())?)
-        }
-        ("connection", Some(b), Some(c), Some(d)) => {
-            Change::Connection(ConnectionKey::new(a, b, c, d))
-        }
-        ("application", None, None, None) => Change::Application(a.into()),
-        ("client", Some(b), None, None) => Change::Client(a.into(), b.into()),
-        _ => return Err(nonsense()),
+/// `None`: the row makes no sense.
+fn change(row: &Row) -> Option<Change> {
+    let text = |column| get::<Option<&str>>(row, column).ok();
+    Change::from_columns(&ChangeColumns {
+        kind: text(4)??.into(),
+        a: text(5)??.into(),
+        b: text(6)?.map(Into::into),
+        c: text(7)?.map(Into::into),
+        d: text(8)?.map(Into::into),
     })
+}
+
+fn gap(gap: Option<Gap>, from: i64, to: i64) -> Option<Gap> {
+    Some(Gap::with(gap, from.unsigned_abs(), to.unsigned_abs()))
 }
 
 fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, column: usize) -> Outcome<T> {

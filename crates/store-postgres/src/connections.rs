@@ -3,7 +3,9 @@
 use tokenward::{
     id::{ApplicationId, ConnectionKey, ConsumerId, GrantId},
     refresh::ledger::GrantRow,
-    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, Deleted, Stamped},
+    store::{
+        Authorize, Authorized, Change, Connection, ConnectionPatch, Deleted, Present, Stamped,
+    },
 };
 use tokio_postgres::Row;
 
@@ -12,8 +14,9 @@ use crate::{
     fault::{Fault, Outcome},
     grants::{self, Values},
     pool::{Pool, params},
-    rows::{self, CONNECTION, GRANT, Read, to_json},
+    rows::{self, CONNECTION, GRANT, Read, saturated, to_json},
     transaction::{Changing, Fenced},
+    unread,
 };
 
 const BY_KEY: &str = "application = $1 AND consumer = $2 AND unified_api = $3 AND service = $4";
@@ -69,80 +72,89 @@ pub(crate) fn of_grant_sql() -> String {
     format!("SELECT {CONNECTION} FROM tokenward.connections WHERE grant_id = $1 LIMIT 1")
 }
 
+pub(crate) async fn after(
+    pool: &Pool,
+    after: Option<&ConnectionKey>,
+    limit: usize,
+) -> Outcome<Vec<Connection>> {
+    // No application's id is empty.
+    let nobody = ConnectionKey::new("", "", "", "");
+    let key = after.unwrap_or(&nobody);
+    let sql = format!(
+        "SELECT {CONNECTION} FROM tokenward.connections
+         WHERE (application, consumer, unified_api, service) > ($1, $2, $3, $4)
+         ORDER BY application, consumer, unified_api, service LIMIT $5"
+    );
+    let params = params![
+        TEXT key.application.as_str(), TEXT key.consumer.as_str(), TEXT &*key.unified_api,
+        TEXT key.service.as_str(), INT8 saturated(limit),
+    ];
+    let rows = pool.query(&sql, params).await?;
+    rows.iter().map(rows::connection).collect()
+}
+
 pub(crate) async fn authorize(
     changing: &Changing<'_>,
     request: Authorize,
 ) -> Outcome<Stamped<Authorized>> {
-    let Authorize {
-        connection: key,
-        grant,
-        expected,
-        fresh,
-        patch,
-    } = request;
-    let mut fenced = vec![Fenced::Connection(&key), Fenced::Grant(&grant)];
-    fenced.extend(fresh.fingerprint.as_ref().map(Fenced::Token));
+    let key = &request.connection;
+    let mut fenced = vec![Fenced::Connection(key), Fenced::Grant(&request.grant)];
+    fenced.extend(request.fresh.fingerprint.as_ref().map(Fenced::Token));
     changing.fence(&key.application, &fenced).await?;
     let at = changing.now().await?;
-    let conflict = Ok(Stamped {
-        value: Authorized::Conflict,
+    let read = grant_row(changing, &request.grant).await?;
+    let present = present(changing, &request, read.as_ref()).await?;
+    let (connection, row) = match request.decide(present, at) {
+        Ok(decided) => decided,
+        Err(conflict) => {
+            return Ok(Stamped {
+                value: Authorized::Conflict(conflict),
+                at,
+            });
+        }
+    };
+    match read {
+        Some(read) => replace(changing, &read, &row).await?,
+        None => insert(changing, &row).await?,
+    }
+    save(changing, &connection).await?;
+    let told = changing.transaction();
+    changes::announce(told, &Change::Grant(row.id.clone(), row.version)).await?;
+    changes::announce(told, &Change::Connection(connection.key.clone())).await?;
+    Ok(Stamped {
+        value: Authorized::Done(Box::new(connection), Box::new(row)),
         at,
-    });
+    })
+}
 
-    if let Some(fingerprint) = &fresh.fingerprint {
+async fn present(
+    changing: &Changing<'_>,
+    request: &Authorize,
+    read: Option<&Read>,
+) -> Outcome<Present> {
+    let key = &request.connection;
+    let connection = one(&changing.query(&find_sql(), key_params!(key)).await?)?;
+    let mut present = Present {
+        row: read.map(|read| read.row.clone()),
+        ..Present::default()
+    };
+    if let Some(used) = connection.as_ref().and_then(|c| c.grant.as_ref()) {
+        present.granted = grant_row(changing, used).await?.is_some();
+    }
+    if let Some(fingerprint) = &request.fresh.fingerprint {
         let params = params![
             BYTEA fingerprint.as_slice(), TEXT key.application.as_str(), TEXT key.service.as_str(),
         ];
         let twin = changing
             .query(&grants::by_fingerprint_sql(), params)
             .await?;
-        if twin_id(&twin)?.is_some_and(|twin| twin != grant.as_str()) {
-            return conflict;
-        }
+        let twin = twin.first().map(rows::grant).transpose()?;
+        present.twin = twin.map(|twin| twin.row.id);
+        let replaced = changing.query(unread::REPLACED_BY_TOKEN, params).await?;
+        present.replaced = replaced.first().map(rows::replaced).transpose()?;
     }
-    let read = grant_row(changing, &grant).await?;
-    if read.as_ref().map_or(0, |read| read.row.version) != expected {
-        return conflict;
-    }
-    let connection = one(&changing.query(&find_sql(), key_params!(key)).await?)?;
-    let present = connection
-        .as_ref()
-        .and_then(|connection| connection.grant.as_ref());
-    let theirs = match present {
-        _ if expected > 0 => present != Some(&grant),
-        // A new grant does not replace one that lives.
-        Some(present) => grant_row(changing, present).await?.is_some(),
-        None => false,
-    };
-    if theirs {
-        return conflict;
-    }
-
-    let row = match read {
-        Some(read) => {
-            let mut row = read.row.clone();
-            row.authorize(fresh, at);
-            replace(changing, &read, &row).await?;
-            row
-        }
-        None => {
-            let (application, connector) = (key.application.clone(), key.service.clone());
-            let row = fresh.into_row(grant.clone(), application, connector, at);
-            insert(changing, &row).await?;
-            row
-        }
-    };
-    let mut connection = connection.unwrap_or_else(|| Connection::new(key.clone(), at));
-    connection.grant = Some(grant.clone());
-    connection.apply(patch, at);
-    save(changing, &connection).await?;
-    let told = changing.transaction();
-    changes::announce(told, &Change::Grant(grant, row.version)).await?;
-    changes::announce(told, &Change::Connection(key)).await?;
-    Ok(Stamped {
-        value: Authorized::Done(Box::new(connection), Box::new(row)),
-        at,
-    })
+    present.connection = connection;
+    Ok(present)
 }
 
 pub(crate) async fn patch(
@@ -244,6 +256,7 @@ async fn drop_unused(
     let row = gone.first().map(rows::grant).transpose()?;
     let row = row.map(|read| read.row);
     if let Some(row) = &row {
+        unread::forget(changing, id).await?;
         let change = Change::Grant(id.clone(), row.version);
         changes::announce(changing.transaction(), &change).await?;
     }
@@ -254,13 +267,6 @@ async fn grant_row(changing: &Changing<'_>, id: &GrantId) -> Outcome<Option<Read
     let sql = format!("SELECT {GRANT} FROM tokenward.grants WHERE id = $1");
     let rows = changing.query(&sql, params![TEXT id.as_str()]).await?;
     rows.first().map(rows::grant).transpose()
-}
-
-fn twin_id(rows: &[Row]) -> Outcome<Option<&str>> {
-    rows.first()
-        .map(|row| row.try_get(0))
-        .transpose()
-        .map_err(|_| Fault::Refused("grants.id makes no sense".to_owned()))
 }
 
 /// As [`grants::write`], within the transaction and announced by it.

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use tokenward::store::StoreError;
+use tokenward::store::{Freeze, StoreError};
 use tokio_postgres::error::SqlState;
 
 /// Why an attempt failed. The texts never hold a value, a parameter or a URL.
@@ -125,8 +125,10 @@ fn without_values(error: &tokio_postgres::Error) -> String {
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Unreachable(why) | Fault::Lost(why) | Fault::Refused(why) => Self(why),
-            Fault::Contended => Self("PostgreSQL: too many writers at once".to_owned()),
+            Fault::Refused(why) if why.contains(Freeze::WORDS) => Self::Frozen,
+            Fault::Refused(why) => Self::Refused(why),
+            Fault::Unreachable(why) | Fault::Lost(why) => Self::Away(why),
+            Fault::Contended => Self::Busy("PostgreSQL: too many writers at once".to_owned()),
         }
     }
 }

@@ -11,7 +11,7 @@ use tokenward::{
     refresh::ledger::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
     },
-    store::Stamped,
+    store::{ReplacedToken, Stamped},
     time::StoreTime,
 };
 use tokio_postgres::Row;
@@ -20,7 +20,7 @@ use crate::{
     PostgresStore,
     fault::{Fault, Outcome},
     pool::{Pool, params},
-    rows::{self, GRANT, Read, integer, to_json},
+    rows::{self, GRANT, REPLACED, Read, integer, saturated, to_json},
 };
 
 /// The database's time in milliseconds.
@@ -144,6 +144,25 @@ fn told(before: &GrantRow, after: &GrantRow) -> bool {
     (before.version, &before.standing) != (after.version, &after.standing)
 }
 
+/// Those of the grants that exist, and the database's time.
+pub(crate) async fn those(pool: &Pool, ids: &[GrantId]) -> Outcome<Stamped<Vec<GrantRow>>> {
+    let ids: Vec<&str> = ids.iter().map(GrantId::as_str).collect();
+    // The time is there also if no grant is.
+    let sql = format!(
+        "SELECT {GRANT}, clock.now FROM (SELECT {NOW} AS now) AS clock
+         LEFT JOIN tokenward.grants ON id = ANY($1)"
+    );
+    let rows = pool.query(&sql, params![TEXT_ARRAY ids]).await?;
+    let at = rows.first().and_then(|row| row.try_get("now").ok());
+    let there = rows.iter().filter(|row| row.try_get::<_, &str>(0).is_ok());
+    Ok(Stamped {
+        value: there
+            .map(|row| rows::grant(row).map(|read| read.row))
+            .collect::<Outcome<_>>()?,
+        at: StoreTime(at.ok_or_else(no_row)?),
+    })
+}
+
 /// A grant and the database's time, which is later than every time in the row: one statement reads
 /// both, and takes its snapshot before it looks at the clock.
 pub(crate) async fn find(pool: &Pool, id: &GrantId) -> Outcome<Stamped<Option<Read>>> {
@@ -188,6 +207,8 @@ pub(crate) async fn write(pool: &Pool, read: &Read, row: &GrantRow) -> Outcome<O
         pool.query(&sql, params).await?
     } else {
         let claim = row.claim.as_ref();
+        // The database puts its own time to it.
+        let replaced = ReplacedToken::between(&read.row, row, StoreTime(0));
         let params = params![
             TEXT row.id.as_str(), INT8 read.revision, TEXT values.dead, INT8 values.epoch,
             TEXT claim.map(|claim| claim.owner.as_str()), INT8 values.claim_epoch,
@@ -195,9 +216,13 @@ pub(crate) async fn write(pool: &Pool, read: &Read, row: &GrantRow) -> Outcome<O
             INT8 values.version, INT8 values.authorized_version, BYTEA row.sealed,
             INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
             INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
-            INT8 values.committed_epoch,
+            INT8 values.committed_epoch, INT8 replaced.as_ref().map(|token| i64::from(token.slot)),
+            BYTEA replaced.as_ref().map(|token| token.fingerprint.as_slice()),
         ];
-        pool.query(&token_sql(), params).await?
+        match replaced {
+            Some(_) => pool.query(&replacing_token_sql(), params).await?,
+            None => pool.query(&token_sql(), &params[..20]).await?,
+        }
     };
     rows.first()
         .map(|row| row.try_get(0).map(StoreTime))
@@ -222,22 +247,34 @@ pub(crate) fn ledger_sql() -> String {
 }
 
 fn ledger_told_sql() -> String {
-    telling(LEDGER)
+    telling(LEDGER, "")
 }
 
 pub(crate) fn token_sql() -> String {
-    telling(&format!("{LEDGER}, {TOKEN}"))
+    telling(&format!("{LEDGER}, {TOKEN}"), "")
+}
+
+/// As [`token_sql`], where the refresh token is another one: the old one's digest is kept.
+pub(crate) fn replacing_token_sql() -> String {
+    let replaced = format!(
+        ", replaced AS (
+             INSERT INTO tokenward.replaced_tokens ({REPLACED}) SELECT id, $21, $22, {NOW} FROM done
+             ON CONFLICT (grant_id, slot) DO UPDATE SET
+                fingerprint = excluded.fingerprint, at = excluded.at
+         )"
+    );
+    telling(&format!("{LEDGER}, {TOKEN}"), &replaced)
 }
 
 /// What changed and the word of it are one statement: a replica that dies cannot leave one out.
-fn telling(columns: &str) -> String {
+fn telling(columns: &str, beside: &str) -> String {
     format!(
         "WITH done AS (
              UPDATE tokenward.grants SET {columns}, revision = revision + 1
              WHERE id = $1 AND revision = $2 RETURNING id, version
          ), told AS (
              INSERT INTO tokenward.changes (kind, a, b) SELECT 'grant', id, version::text FROM done
-         )
+         ){beside}
          SELECT {NOW} FROM done"
     )
 }
@@ -358,8 +395,4 @@ fn all(rows: &[Row]) -> Outcome<Vec<GrantRow>> {
     rows.iter()
         .map(|row| rows::grant(row).map(|read| read.row))
         .collect()
-}
-
-fn saturated(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }

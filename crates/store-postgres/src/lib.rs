@@ -50,6 +50,7 @@ mod store;
 mod tenants;
 mod tls;
 mod transaction;
+mod unread;
 
 /// The statements whose cost must not grow with the vault: name, SQL, and the parameters' types.
 /// For the tests that look at their plans.
@@ -62,6 +63,19 @@ pub fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
         ("read a grant", grants::find_sql(), "text"),
         ("write a claim", grants::ledger_sql(), ledger),
         ("write a token set", grants::token_sql(), token),
+        (
+            "write another token set",
+            grants::replacing_token_sql(),
+            concat!(
+                "text, int8, text, int8, text, int8, int8, text, text, int8, int8, int8, bytea, ",
+                "int8, int8, int8, int8, int8, bytea, int8, int8, bytea"
+            ),
+        ),
+        (
+            "a replaced token",
+            unread::REPLACED_BY_TOKEN.to_owned(),
+            "bytea, text, text",
+        ),
         (
             "read a connection",
             connections::find_sql(),

@@ -11,7 +11,10 @@ use crate::{
 };
 
 /// One file for each schema, in order. A file that was released is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_vault.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/0001_vault.sql"),
+    include_str!("../migrations/0002_answers.sql"),
+];
 
 /// The schema that this binary knows.
 pub(crate) const SCHEMA: i64 = MIGRATIONS.len() as i64;

@@ -1,9 +1,11 @@
 //! Moving a vault to another store, or here.
 
+use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use tokenward::{
+    id::GrantId,
     refresh::ledger::GrantRow,
-    store::{ApiKey, Application, Freeze, OAuthClient, Record, StoreResult},
+    store::{ApiKey, Application, Freeze, Moving, OAuthClient, Record, ReplacedToken, StoreResult},
 };
 
 use crate::{
@@ -13,25 +15,23 @@ use crate::{
     pool::params,
     rows::to_json,
     transaction::{Changing, change},
+    unread,
 };
 
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 8] = [
     "grants",
     "connections",
     "clients",
     "applications",
     "api_keys",
     "vault_values",
+    "unread_answers",
+    "replaced_tokens",
 ];
 
-impl PostgresStore {
-    /// Refuses writes of every process, or takes them again. Reads are served. What is being
-    /// written is waited for.
-    ///
-    /// # Errors
-    ///
-    /// When the database does not answer, or does not let the tables' owner do it.
-    pub async fn freeze(&self, what: Freeze) -> StoreResult<()> {
+#[async_trait]
+impl Moving for PostgresStore {
+    async fn freeze(&self, what: Freeze) -> StoreResult<()> {
         let attempt = || {
             change(
                 self,
@@ -47,12 +47,7 @@ impl PostgresStore {
         self.pool.patiently(true, attempt).await
     }
 
-    /// How many claims are in force.
-    ///
-    /// # Errors
-    ///
-    /// When the database does not answer.
-    pub async fn claims_in_force(&self) -> StoreResult<u64> {
+    async fn claims_in_force(&self) -> StoreResult<u64> {
         let held = format!("SELECT count(*) FROM tokenward.grants WHERE claim_until > {NOW}");
         let rows = self
             .pool
@@ -62,23 +57,32 @@ impl PostgresStore {
         Ok(count.unwrap_or(0).unsigned_abs())
     }
 
-    /// A value of the vault's own, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// When the database does not answer.
-    pub async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+    async fn frozen(&self) -> StoreResult<Freeze> {
+        let sql = "SELECT tgname::text FROM pg_catalog.pg_trigger
+             WHERE tgrelid = 'tokenward.grants'::regclass AND tgname IN ('moving', 'moving_claims')";
+        let rows = self
+            .pool
+            .patiently(true, || self.pool.query(sql, &[]))
+            .await?;
+        let name = rows.first().and_then(|row| row.try_get::<_, &str>(0).ok());
+        Ok(match name {
+            None => Freeze::Nothing,
+            Some("moving") => Freeze::Writes,
+            Some(_) => Freeze::Claims,
+        })
+    }
+
+    async fn replaced_after(
+        &self,
+        after: Option<(&GrantId, u8)>,
+        limit: usize,
+    ) -> StoreResult<Vec<ReplacedToken>> {
         self.pool
-            .patiently(true, || crate::tenants::value(&self.pool, name))
+            .patiently(true, || unread::replaced_after(&self.pool, after, limit))
             .await
     }
 
-    /// Writes rows as they stand, over those of the same name. Durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// When the database does not answer; then all or none of them are there.
-    pub async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
+    async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
         let attempt = || {
             let records = records.clone();
             change(
@@ -98,10 +102,12 @@ impl PostgresStore {
 }
 
 fn freeze_sql(what: Freeze) -> String {
-    let mut sql = "CREATE OR REPLACE FUNCTION tokenward.refuse() RETURNS trigger LANGUAGE plpgsql AS
-         $$ BEGIN RAISE EXCEPTION 'this vault is being moved, or has been moved, to another store'; END $$;
+    let words = Freeze::WORDS;
+    let mut sql = format!(
+        "CREATE OR REPLACE FUNCTION tokenward.refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION '{words}'; END $$;
          DROP TRIGGER IF EXISTS moving_claims ON tokenward.grants;"
-        .to_owned();
+    );
     for table in TABLES {
         sql += &format!("DROP TRIGGER IF EXISTS moving ON tokenward.{table};");
         if what == Freeze::Writes {
@@ -131,6 +137,8 @@ async fn restore(changing: &Changing<'_>, record: &Record) -> Outcome<()> {
         Record::Client(client) => restore_client(changing, client).await,
         Record::Grant(row) => restore_grant(changing, row).await,
         Record::Connection(connection) => connections::save(changing, connection).await,
+        Record::Unread(answer) => unread::put(changing, answer).await,
+        Record::Replaced(token) => unread::put_replaced(changing, token).await,
     }
 }
 

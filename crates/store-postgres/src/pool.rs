@@ -176,7 +176,7 @@ impl Pool {
 }
 
 fn no_answer() -> StoreError {
-    StoreError("PostgreSQL does not answer".to_owned())
+    StoreError::Away("PostgreSQL does not answer".to_owned())
 }
 
 impl Lease {

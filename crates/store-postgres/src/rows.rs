@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tokenward::{
     id::ConnectionKey,
     refresh::ledger::{Attempt, Claim, GrantRow, Standing},
-    store::{ApiKey, Application, Connection, OAuthClient},
+    store::{ApiKey, Application, Connection, OAuthClient, ReplacedToken, UnreadAnswer},
     time::StoreTime,
 };
 use tokio_postgres::{Row, types::FromSql};
@@ -250,6 +250,41 @@ pub(crate) fn api_key(row: &Row) -> Outcome<ApiKey> {
         hint: columns.get()?,
         created_at: columns.time()?,
     })
+}
+
+/// The columns that [`unread`] reads.
+pub(crate) const UNREAD: &str = "grant_id, epoch, base, at, sealed";
+
+pub(crate) fn unread(row: &Row) -> Outcome<UnreadAnswer> {
+    let mut columns = Columns::new("unread_answers", 1, row);
+    Ok(UnreadAnswer {
+        grant: columns.get::<String>()?.into(),
+        epoch: columns.count()?,
+        base: columns.count()?,
+        at: columns.time()?,
+        sealed: columns.get()?,
+    })
+}
+
+/// The columns that [`replaced`] reads.
+pub(crate) const REPLACED: &str = "grant_id, slot, fingerprint, at";
+
+pub(crate) fn replaced(row: &Row) -> Outcome<ReplacedToken> {
+    let mut columns = Columns::new("replaced_tokens", 1, row);
+    Ok(ReplacedToken {
+        grant: columns.get::<String>()?.into(),
+        slot: u8::try_from(columns.count()?).map_err(|_| columns.nonsense("it is too large"))?,
+        fingerprint: match columns.optional_digest()? {
+            Some(digest) => digest,
+            None => return Err(columns.nonsense("it is missing")),
+        },
+        at: columns.time()?,
+    })
+}
+
+/// At most so many rows.
+pub(crate) fn saturated(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// A count as PostgreSQL keeps it, whose numbers are signed.

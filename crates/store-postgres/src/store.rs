@@ -9,8 +9,9 @@ use tokenward::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
     },
     store::{
-        ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
-        OAuthClient, Stamped, Store, StoreResult,
+        ApiKey, Application, Authorize, Authorized, Changes, Clients, Connection, ConnectionPatch,
+        Connections, Deleted, Feed, Ledger, OAuthClient, Stamped, StoreResult, Tenants,
+        UnreadAnswer, UnreadAnswers, Values,
     },
 };
 
@@ -19,6 +20,7 @@ use crate::{
     grants::{self, find},
     tenants,
     transaction::{Changing, change},
+    unread,
 };
 
 /// Verbs that may be done twice without a difference that matters: reads, and what the ledger
@@ -38,7 +40,7 @@ macro_rules! changing {
 }
 
 #[async_trait]
-impl Store for PostgresStore {
+impl Ledger for PostgresStore {
     async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>> {
         let Stamped { value, at } = self
             .pool
@@ -48,6 +50,12 @@ impl Store for PostgresStore {
             value: value.map(|read| read.row),
             at,
         })
+    }
+
+    async fn grants(&self, ids: &[GrantId]) -> StoreResult<Stamped<Vec<GrantRow>>> {
+        self.pool
+            .patiently(REPEATABLE, || grants::those(&self.pool, ids))
+            .await
     }
 
     async fn claim(&self, request: ClaimRequest) -> StoreResult<Stamped<ClaimReply>> {
@@ -97,7 +105,10 @@ impl Store for PostgresStore {
             .patiently(REPEATABLE, || grants::after(&self.pool, after, limit))
             .await
     }
+}
 
+#[async_trait]
+impl Connections for PostgresStore {
     async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>> {
         self.pool
             .patiently(REPEATABLE, || connections::find(&self.pool, key))
@@ -113,6 +124,16 @@ impl Store for PostgresStore {
             .patiently(REPEATABLE, || {
                 connections::of_application(&self.pool, application, consumer)
             })
+            .await
+    }
+
+    async fn connections_after(
+        &self,
+        after: Option<&ConnectionKey>,
+        limit: usize,
+    ) -> StoreResult<Vec<Connection>> {
+        self.pool
+            .patiently(REPEATABLE, || connections::after(&self.pool, after, limit))
             .await
     }
 
@@ -173,13 +194,24 @@ impl Store for PostgresStore {
             .await)
         .await
     }
+}
 
+#[async_trait]
+impl Clients for PostgresStore {
     async fn put_client(&self, client: OAuthClient) -> StoreResult<()> {
         self.pool
             .patiently(REPEATABLE, || tenants::put_client(&self.pool, &client))
             .await?;
         self.hints.say();
         Ok(())
+    }
+
+    async fn reseal_client(&self, read: &OAuthClient, sealed: Vec<u8>) -> StoreResult<bool> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                tenants::reseal_client(&self.pool, read, &sealed)
+            })
+            .await
     }
 
     async fn client(
@@ -200,6 +232,18 @@ impl Store for PostgresStore {
             .await
     }
 
+    async fn clients_after(
+        &self,
+        after: Option<(&ApplicationId, &ConnectorId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<OAuthClient>> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                tenants::clients_after(&self.pool, after, limit)
+            })
+            .await
+    }
+
     async fn delete_client(
         &self,
         application: &ApplicationId,
@@ -214,7 +258,10 @@ impl Store for PostgresStore {
         self.hints.say();
         Ok(deleted)
     }
+}
 
+#[async_trait]
+impl Tenants for PostgresStore {
     async fn add_application(&self, id: &ApplicationId, name: &str) -> StoreResult<Application> {
         self.pool
             .patiently(ONCE, || tenants::add_application(&self.pool, id, name))
@@ -263,6 +310,15 @@ impl Store for PostgresStore {
         self.hints.say();
         Ok(deleted)
     }
+}
+
+#[async_trait]
+impl Values for PostgresStore {
+    async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::value(&self.pool, name))
+            .await
+    }
 
     async fn value_or_insert(&self, name: &str, value: Vec<u8>) -> StoreResult<Vec<u8>> {
         self.pool
@@ -278,6 +334,17 @@ impl Store for PostgresStore {
             .await
     }
 
+    async fn replace_value(&self, name: &str, read: &[u8], value: Vec<u8>) -> StoreResult<bool> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                tenants::replace_value(&self.pool, name, read, &value)
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Feed for PostgresStore {
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
         self.pool
             .patiently(REPEATABLE, || changes::since(&self.pool, since))
@@ -286,5 +353,51 @@ impl Store for PostgresStore {
 
     async fn news(&self) {
         self.hints.hear().await;
+    }
+}
+
+#[async_trait]
+impl UnreadAnswers for PostgresStore {
+    async fn keep_unread(&self, answer: UnreadAnswer) -> StoreResult<bool> {
+        // What is kept twice is kept once.
+        self.pool
+            .patiently(REPEATABLE, || {
+                let answer = answer.clone();
+                change(
+                    self,
+                    Box::new(move |changing: &Changing<'_>| {
+                        Box::pin(async move { unread::keep(changing, &answer).await })
+                    }),
+                )
+            })
+            .await
+    }
+
+    async fn unread(&self, grant: &GrantId) -> StoreResult<Vec<UnreadAnswer>> {
+        self.pool
+            .patiently(REPEATABLE, || unread::of_grant(&self.pool, grant))
+            .await
+    }
+
+    async fn unread_after(
+        &self,
+        after: Option<(&GrantId, u64)>,
+        limit: usize,
+    ) -> StoreResult<Vec<UnreadAnswer>> {
+        self.pool
+            .patiently(REPEATABLE, || unread::after(&self.pool, after, limit))
+            .await
+    }
+
+    async fn reseal_unread(&self, read: &UnreadAnswer, sealed: Vec<u8>) -> StoreResult<bool> {
+        self.pool
+            .patiently(REPEATABLE, || unread::reseal(&self.pool, read, &sealed))
+            .await
+    }
+
+    async fn remove_unread(&self, grant: &GrantId, epoch: u64) -> StoreResult<bool> {
+        self.pool
+            .patiently(ONCE, || unread::remove(&self.pool, grant, epoch))
+            .await
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     fault::{Fault, Outcome},
     grants::NOW,
     pool::{Pool, params},
-    rows::{self, API_KEY, APPLICATION, CLIENT, to_json},
+    rows::{self, API_KEY, APPLICATION, CLIENT, saturated, to_json},
     transaction::Changing,
 };
 
@@ -57,6 +57,35 @@ pub(crate) async fn clients(pool: &Pool, application: &ApplicationId) -> Outcome
         format!("SELECT {CLIENT} FROM tokenward.clients WHERE application = $1 ORDER BY connector");
     let rows = pool.query(&sql, params![TEXT application.as_str()]).await?;
     rows.iter().map(rows::client).collect()
+}
+
+pub(crate) async fn clients_after(
+    pool: &Pool,
+    after: Option<(&ApplicationId, &ConnectorId)>,
+    limit: usize,
+) -> Outcome<Vec<OAuthClient>> {
+    let (application, connector) = after.map_or(("", ""), |(application, id)| {
+        (application.as_str(), id.as_str())
+    });
+    let sql = format!(
+        "SELECT {CLIENT} FROM tokenward.clients WHERE (application, connector) > ($1, $2)
+         ORDER BY application, connector LIMIT $3"
+    );
+    let params = params![TEXT application, TEXT connector, INT8 saturated(limit)];
+    let rows = pool.query(&sql, params).await?;
+    rows.iter().map(rows::client).collect()
+}
+
+/// Nobody holds a copy of a seal: it is not announced.
+pub(crate) async fn reseal_client(pool: &Pool, read: &OAuthClient, sealed: &[u8]) -> Outcome<bool> {
+    let sql = "UPDATE tokenward.clients SET sealed_secret = $1
+         WHERE application = $2 AND connector = $3 AND sealed_secret IS NOT DISTINCT FROM $4
+         RETURNING 1";
+    let params = params![
+        BYTEA sealed, TEXT read.application.as_str(), TEXT read.connector.as_str(),
+        BYTEA read.sealed_secret,
+    ];
+    Ok(!pool.query(sql, params).await?.is_empty())
 }
 
 pub(crate) async fn delete_client(
@@ -205,4 +234,16 @@ pub(crate) async fn put_value(pool: &Pool, name: &str, value: &[u8]) -> Outcome<
     )
     .await?;
     Ok(())
+}
+
+pub(crate) async fn replace_value(
+    pool: &Pool,
+    name: &str,
+    read: &[u8],
+    value: &[u8],
+) -> Outcome<bool> {
+    let sql = "UPDATE tokenward.vault_values SET value = $1 WHERE name = $2 AND value = $3
+         RETURNING 1";
+    let params = params![BYTEA value, TEXT name, BYTEA read];
+    Ok(!pool.query(sql, params).await?.is_empty())
 }

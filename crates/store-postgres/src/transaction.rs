@@ -151,6 +151,16 @@ impl<'a> Changing<'a> {
         Ok(())
     }
 
+    /// Waits until nobody else changes one thing.
+    pub(crate) async fn fence_alone(&self, fenced: &Fenced<'_>) -> Outcome<()> {
+        self.query(
+            "SELECT 1 FROM tokenward.fences WHERE number = $1 FOR UPDATE",
+            params![INT4 fenced.number()],
+        )
+        .await?;
+        Ok(())
+    }
+
     /// Waits until nobody makes or changes connections of an application, and keeps them away.
     pub(crate) async fn fence_application(&self, application: &ApplicationId) -> Outcome<()> {
         self.query(

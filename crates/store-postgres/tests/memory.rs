@@ -21,7 +21,9 @@ use scene::{HOUR, claiming, cluster, committing, open};
 use tokenward::{
     id::ConnectionKey,
     refresh::ledger::{ClaimReply, FreshGrant, GrantRow, SettleRequest, Verdict},
-    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, MemoryStore, Store},
+    store::{
+        Authorize, Authorized, Change, Connection, ConnectionPatch, MemoryStore, Store, prelude::*,
+    },
     time::{StoreTime, TokioClock},
 };
 
@@ -92,7 +94,7 @@ impl Run<'_> {
     async fn does(&mut self, deed: &Deed) -> String {
         let reply = self.reply(deed).await;
         let told = self.store.changes(Some(self.position)).await.unwrap();
-        assert!(!told.gap);
+        assert!(told.gap.is_none());
         self.position = told.next;
         let mut told: Vec<String> = told.changes.iter().map(say_change).collect();
         told.sort();

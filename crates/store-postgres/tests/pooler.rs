@@ -12,7 +12,7 @@ use std::{
 };
 
 use scene::{cluster, granted, open, refreshed};
-use tokenward::store::{ConnectionPatch, Store};
+use tokenward::store::{ConnectionPatch, prelude::*};
 use tokenward_store_postgres::{PostgresOptions, PostgresStore};
 use tokenward_testkit::postgres::PostgresCluster;
 use tokio::{task::JoinSet, time::timeout};

@@ -16,7 +16,7 @@ use tokenward::{
         ledger::{ClaimReply, ClaimRequest, CommitRequest, FreshGrant, Need},
         replay::ReplayPolicy,
     },
-    store::{Authorize, ConnectionPatch, Store},
+    store::{Authorize, ConnectionPatch, prelude::*},
     time::StoreTime,
 };
 use tokenward_store_sqlite::SqliteStore;

@@ -1,15 +1,9 @@
 //! The feed of what changed, for the copies in other processes.
 
-use rusqlite::{Connection, OptionalExtension, params};
-use tokenward::{
-    id::ConnectionKey,
-    store::{Change, Changes},
-};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokenward::store::{Change, ChangeColumns, Changes, Gap};
 
-use crate::{
-    job::{Fault, Outcome},
-    rows::integer,
-};
+use crate::{job::Outcome, rows::integer};
 
 /// So many changes are kept.
 const KEPT: i64 = 10_000;
@@ -18,33 +12,7 @@ const LIMIT: usize = 1_000;
 
 /// Announces a change together with the transaction's commit.
 pub(crate) fn announce(db: &Connection, change: &Change) -> Outcome<()> {
-    let number;
-    let (kind, a, b, c, d) = match change {
-        Change::Grant(id, version) => {
-            number = version.to_string();
-            ("grant", id.as_str(), Some(number.as_str()), None, None)
-        }
-        Change::Connection(ConnectionKey {
-            application,
-            consumer,
-            unified_api,
-            service,
-        }) => (
-            "connection",
-            application.as_str(),
-            Some(consumer.as_str()),
-            Some(&**unified_api),
-            Some(service.as_str()),
-        ),
-        Change::Application(id) => ("application", id.as_str(), None, None, None),
-        Change::Client(application, connector) => (
-            "client",
-            application.as_str(),
-            Some(connector.as_str()),
-            None,
-            None,
-        ),
-    };
+    let ChangeColumns { kind, a, b, c, d } = change.to_columns();
     db.prepare_cached("INSERT INTO changes (kind, a, b, c, d) VALUES (?, ?, ?, ?, ?)")?
         .execute((kind, a, b, c, d))?;
     Ok(())
@@ -78,39 +46,44 @@ pub(crate) fn since(db: &Connection, since: Option<u64>) -> Outcome<Changes> {
     };
 
     let Some(since) = since else {
-        return at(present, Vec::new(), false);
+        return at(present, Vec::new(), None);
     };
     let since = integer(since)?;
     // A position from the future is one from another file: this one was put back from a backup.
     if since < oldest - 1 || since > present {
-        return at(present, Vec::new(), true);
+        let from = if since > present { 0 } else { since + 1 };
+        return at(present, Vec::new(), gap(None, from, present));
     }
     let mut statement = db.prepare_cached(
         "SELECT seq, kind, a, b, c, d FROM changes WHERE seq > ? ORDER BY seq LIMIT ?",
     )?;
     let mut rows = statement.query(params![since, LIMIT as i64])?;
-    let (mut next, mut changes) = (since, Vec::new());
+    let (mut next, mut changes, mut missing) = (since, Vec::new(), None);
     while let Some(row) = rows.next()? {
         next = row.get(0)?;
-        let kind: String = row.get(1)?;
-        let a: String = row.get(2)?;
-        let (b, c, d): (Option<String>, Option<String>, Option<String>) =
-            (row.get(3)?, row.get(4)?, row.get(5)?);
-        changes.push(match (kind.as_str(), b, c, d) {
-            ("grant", Some(b), None, None) => {
-                Change::Grant(a.into(), b.parse().map_err(|_| nonsense(next))?)
+        match read(row) {
+            Some(change) => changes.push(change),
+            None => {
+                tracing::warn!(row = next, "a row of the table changes makes no sense");
+                missing = gap(missing, next, next);
             }
-            ("connection", Some(b), Some(c), Some(d)) => {
-                Change::Connection(ConnectionKey::new(a, b, c, d))
-            }
-            ("application", None, None, None) => Change::Application(a.into()),
-            ("client", Some(b), None, None) => Change::Client(a.into(), b.into()),
-            _ => return Err(nonsense(next)),
-        });
+        }
     }
-    at(next, changes, false)
+    at(next, changes, missing)
 }
 
-fn nonsense(row: i64) -> Fault {
-    Fault::Refused(format!("row {row} of the table changes makes no sense"))
+/// `None`: the row makes no sense.
+fn read(row: &Row<'_>) -> Option<Change> {
+    let text = |column| row.get::<_, Option<String>>(column).ok();
+    Change::from_columns(&ChangeColumns {
+        kind: text(1)??.into(),
+        a: text(2)??.into(),
+        b: text(3)?.map(Into::into),
+        c: text(4)?.map(Into::into),
+        d: text(5)?.map(Into::into),
+    })
+}
+
+fn gap(gap: Option<Gap>, from: i64, to: i64) -> Option<Gap> {
+    Some(Gap::with(gap, from.unsigned_abs(), to.unsigned_abs()))
 }

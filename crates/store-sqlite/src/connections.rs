@@ -1,16 +1,19 @@
 //! Connections, and what touches a connection and its grant together.
 
-use rusqlite::{Connection as Db, Params, named_params};
+use rusqlite::{Connection as Db, Params, named_params, params};
 use tokenward::{
     id::{ApplicationId, ConnectionKey, ConsumerId, GrantId},
     refresh::ledger::GrantRow,
-    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, Deleted, Stamped},
+    store::{
+        Authorize, Authorized, Change, Connection, ConnectionPatch, Deleted, Present, Stamped,
+    },
 };
 
 use crate::{
     changes, grants,
     job::Outcome,
-    rows::{self, CONNECTION, to_json},
+    rows::{self, CONNECTION, saturated, to_json},
+    unread,
 };
 
 pub(crate) fn find(db: &Db, key: &ConnectionKey) -> Outcome<Option<Connection>> {
@@ -51,67 +54,64 @@ pub(crate) fn of_grant(db: &Db, grant: &GrantId) -> Outcome<Option<Connection>> 
     )
 }
 
+pub(crate) fn after(
+    db: &Db,
+    after: Option<&ConnectionKey>,
+    limit: usize,
+) -> Outcome<Vec<Connection>> {
+    // No application's id is empty.
+    let [a, b, c, d] = after.map_or([""; 4], key_params);
+    all(
+        db,
+        &format!(
+            "SELECT {CONNECTION} FROM connections
+             WHERE (application, consumer, unified_api, service) > (?, ?, ?, ?)
+             ORDER BY application, consumer, unified_api, service LIMIT ?"
+        ),
+        params![a, b, c, d, saturated(limit)],
+    )
+}
+
 pub(crate) fn authorize(db: &Db, request: Authorize) -> Outcome<Stamped<Authorized>> {
     let at = grants::now();
-    let conflict = Ok(Stamped {
-        value: Authorized::Conflict,
-        at,
-    });
-    let Authorize {
-        connection: key,
-        grant,
-        expected,
-        fresh,
-        patch,
-    } = request;
-
-    if let Some(fingerprint) = &fresh.fingerprint
-        && let Some(twin) = grants::by_fingerprint(db, &key.application, &key.service, fingerprint)?
-        && twin.id != grant
-    {
-        return conflict;
-    }
-    let row = grants::find(db, &grant)?;
-    if row.as_ref().map_or(0, |row| row.version) != expected {
-        return conflict;
-    }
-    let connection = find(db, &key)?;
-    let present = connection
-        .as_ref()
-        .and_then(|connection| connection.grant.as_ref());
-    let theirs = match present {
-        _ if expected > 0 => present != Some(&grant),
-        // A new grant does not replace one that lives.
-        Some(present) => grants::find(db, present)?.is_some(),
-        None => false,
-    };
-    if theirs {
-        return conflict;
-    }
-
-    let row = match row {
-        Some(mut row) => {
-            row.authorize(fresh, at);
-            row
+    let present = present(db, &request)?;
+    let (connection, row) = match request.decide(present, at) {
+        Ok(decided) => decided,
+        Err(conflict) => {
+            return Ok(Stamped {
+                value: Authorized::Conflict(conflict),
+                at,
+            });
         }
-        None => fresh.into_row(
-            grant.clone(),
-            key.application.clone(),
-            key.service.clone(),
-            at,
-        ),
     };
     grants::save(db, &row)?;
-    let mut connection = connection.unwrap_or_else(|| Connection::new(key.clone(), at));
-    connection.grant = Some(grant.clone());
-    connection.apply(patch, at);
     save(db, &connection)?;
-    changes::announce(db, &Change::Grant(grant, row.version))?;
-    changes::announce(db, &Change::Connection(key))?;
+    changes::announce(db, &Change::Grant(row.id.clone(), row.version))?;
+    changes::announce(db, &Change::Connection(connection.key.clone()))?;
     Ok(Stamped {
         value: Authorized::Done(Box::new(connection), Box::new(row)),
         at,
     })
+}
+
+fn present(db: &Db, request: &Authorize) -> Outcome<Present> {
+    let key = &request.connection;
+    let connection = find(db, key)?;
+    let mut present = Present {
+        row: grants::find(db, &request.grant)?,
+        ..Present::default()
+    };
+    if let Some(used) = connection.as_ref().and_then(|c| c.grant.as_ref()) {
+        present.granted = grants::exists(db, used)?;
+    }
+    if let Some(fingerprint) = &request.fresh.fingerprint {
+        let (application, connector) = (&key.application, &key.service);
+        let twin = grants::by_fingerprint(db, application, connector, fingerprint)?;
+        present.twin = twin.map(|twin| twin.id);
+        present.replaced = unread::replaced(db, application, connector, fingerprint)?;
+    }
+    present.connection = connection;
+    Ok(present)
 }
 
 pub(crate) fn patch(db: &Db, key: ConnectionKey, patch: ConnectionPatch) -> Outcome<Connection> {

@@ -6,14 +6,15 @@ use rusqlite::{Connection, Params, named_params, params};
 use tokenward::{
     id::{ApplicationId, ConnectorId, GrantId},
     refresh::ledger::{GrantRow, Standing},
-    store::{Change, Stamped},
+    store::{Change, ReplacedToken, Stamped},
     time::StoreTime,
 };
 
 use crate::{
     changes,
     job::Outcome,
-    rows::{self, GRANT, integer, to_json},
+    rows::{self, GRANT, integer, saturated, to_json},
+    unread,
 };
 
 /// The store's time. Verbs read it inside their transaction, so that it grows from one to the
@@ -56,6 +57,9 @@ pub(crate) fn on_grant<T>(
             save(db, &row)?;
         }
     }
+    if let Some(replaced) = ReplacedToken::between(&before, &row, at) {
+        unread::put_replaced(db, &replaced)?;
+    }
     if (row.version, &row.standing) != (before.version, &before.standing) {
         changes::announce(db, &Change::Grant(row.id, row.version))?;
     }
@@ -68,6 +72,20 @@ pub(crate) fn find(db: &Connection, id: &GrantId) -> Outcome<Option<GrantRow>> {
         &format!("SELECT {GRANT} FROM grants WHERE id = ?"),
         [id.as_str()],
     )
+}
+
+pub(crate) fn exists(db: &Connection, id: &GrantId) -> Outcome<bool> {
+    Ok(db
+        .prepare_cached("SELECT 1 FROM grants WHERE id = ?")?
+        .exists([id.as_str()])?)
+}
+
+pub(crate) fn those(db: &Connection, ids: &[GrantId]) -> Outcome<Stamped<Vec<GrantRow>>> {
+    let sql = format!("SELECT {GRANT} FROM grants WHERE id IN (SELECT value FROM json_each(?))");
+    Ok(Stamped {
+        value: all(db, &sql, [to_json(&ids)?])?,
+        at: now(),
+    })
 }
 
 /// The first one by id: several may have the token if the provider gave it to them.
@@ -125,7 +143,7 @@ pub(crate) fn reseal(db: &Connection, id: &GrantId, version: u64, sealed: &[u8])
 pub(crate) fn delete(db: &Connection, id: &GrantId) -> Outcome<()> {
     db.prepare_cached("DELETE FROM grants WHERE id = ?")?
         .execute([id.as_str()])?;
-    Ok(())
+    unread::forget(db, id)
 }
 
 /// Writes a row, new or not.
@@ -204,8 +222,4 @@ fn all(db: &Connection, sql: &str, params: impl Params) -> Outcome<Vec<GrantRow>
     db.prepare_cached(sql)?
         .query_and_then(params, rows::grant)?
         .collect()
-}
-
-fn saturated(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }

@@ -6,8 +6,8 @@ use std::{
     sync::mpsc,
 };
 
-use rusqlite::Connection;
-use tokenward::store::{StoreError, StoreResult};
+use rusqlite::{Connection, ErrorCode};
+use tokenward::store::{Freeze, StoreError, StoreResult};
 use tokio::sync::oneshot;
 
 /// Why a job failed, on its way to a [`StoreError`].
@@ -30,8 +30,15 @@ impl From<rusqlite::Error> for Fault {
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Sqlite(error) => Self(format!("SQLite: {error}")),
-            Fault::Refused(why) => Self(why),
+            Fault::Sqlite(error) if error.to_string().contains(Freeze::WORDS) => Self::Frozen,
+            Fault::Sqlite(error) => match error.sqlite_error_code() {
+                // Another process holds the file's lock, and did so all the time that we waited.
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                    Self::Busy(format!("SQLite: {error}"))
+                }
+                _ => Self::Refused(format!("SQLite: {error}")),
+            },
+            Fault::Refused(why) => Self::Refused(why),
         }
     }
 }
@@ -83,7 +90,11 @@ where
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             verb(connection).map_err(StoreError::from)
         }))
-        .unwrap_or_else(|_| Err(StoreError("a verb of the store panicked".to_owned())));
+        .unwrap_or_else(|_| {
+            Err(StoreError::Refused(
+                "a verb of the store panicked".to_owned(),
+            ))
+        });
         let done = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
         self.outcome = Some(outcome);
         done
@@ -93,7 +104,7 @@ where
         let outcome = match (undone, self.outcome) {
             (Some(error), _) => Err(error.clone()),
             (None, Some(outcome)) => outcome,
-            (None, None) => Err(StoreError("the verb was not run".to_owned())),
+            (None, None) => Err(StoreError::Refused("the verb was not run".to_owned())),
         };
         // The caller may have left; what it asked for is done nevertheless.
         let _ = self.caller.send(outcome);

@@ -21,6 +21,7 @@ mod reader;
 mod rows;
 mod store;
 mod tenants;
+mod unread;
 mod writer;
 
 pub use open::{OpenError, SqliteStore};

@@ -7,7 +7,10 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::open::OpenError;
 
 /// One file for each schema, in order. A file that was released is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_vault.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/0001_vault.sql"),
+    include_str!("../migrations/0002_answers.sql"),
+];
 
 /// Marks the file as ours: `TkWd` in ASCII.
 const APPLICATION_ID: i64 = 0x546B_5764;

@@ -1,41 +1,42 @@
 //! Moving a vault to another store, or here.
 
-use rusqlite::{Connection as Db, OptionalExtension, params};
-use tokenward::store::{Freeze, Record, StoreResult};
+use async_trait::async_trait;
+use rusqlite::{Connection as Db, params};
+use tokenward::{
+    id::GrantId,
+    store::{Freeze, Moving, Record, ReplacedToken, StoreResult},
+};
 
 use crate::{
     SqliteStore, connections,
     grants::{self, now},
     job::Outcome,
     rows::{API_KEY, APPLICATION},
-    tenants,
+    tenants, unread,
 };
 
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 8] = [
     "grants",
     "connections",
     "clients",
     "applications",
     "api_keys",
     "vault_values",
+    "unread_answers",
+    "replaced_tokens",
 ];
 
-impl SqliteStore {
-    /// Refuses writes of every process, or takes them again. Reads are served.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written.
-    pub async fn freeze(&self, what: Freeze) -> StoreResult<()> {
+#[async_trait]
+impl Moving for SqliteStore {
+    async fn freeze(&self, what: Freeze) -> StoreResult<()> {
         self.write(move |db| freeze(db, what)).await
     }
 
-    /// How many claims are in force.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read.
-    pub async fn claims_in_force(&self) -> StoreResult<u64> {
+    async fn frozen(&self) -> StoreResult<Freeze> {
+        self.read(frozen).await
+    }
+
+    async fn claims_in_force(&self) -> StoreResult<u64> {
         self.read(|db| {
             let held = "SELECT count(*) FROM grants WHERE claim_until > ?";
             let count: i64 = db.query_row(held, [now().0], |row| row.get(0))?;
@@ -44,47 +45,52 @@ impl SqliteStore {
         .await
     }
 
-    /// A value of the vault's own, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read.
-    pub async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        let name = name.to_owned();
-        self.read(move |db| {
-            let sql = "SELECT value FROM vault_values WHERE name = ?";
-            Ok(db.query_row(sql, [name], |row| row.get(0)).optional()?)
-        })
-        .await
+    async fn replaced_after(
+        &self,
+        after: Option<(&GrantId, u8)>,
+        limit: usize,
+    ) -> StoreResult<Vec<ReplacedToken>> {
+        let after = after.map(|(grant, slot)| (grant.clone(), slot));
+        self.read(move |db| unread::replaced_after(db, after, limit))
+            .await
     }
 
-    /// Writes rows as they stand, over those of the same name. Durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written; then none of them is there.
-    pub async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
+    async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
         self.write(move |db| records.iter().try_for_each(|record| restore(db, record)))
             .await
     }
 }
 
+fn frozen(db: &Db) -> Outcome<Freeze> {
+    let exists = |name: &str| {
+        db.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ?")?
+            .exists([name])
+    };
+    Ok(if exists("moving_grants_UPDATE")? {
+        Freeze::Writes
+    } else if exists("moving_claims")? {
+        Freeze::Claims
+    } else {
+        Freeze::Nothing
+    })
+}
+
 fn freeze(db: &Db, what: Freeze) -> Outcome<()> {
-    const REFUSE: &str = "BEGIN SELECT RAISE(ABORT, 'this vault is being moved, or has been moved, to another store'); END";
+    let refuse = format!("BEGIN SELECT RAISE(ABORT, '{}'); END", Freeze::WORDS);
     db.execute_batch("DROP TRIGGER IF EXISTS moving_claims")?;
     for table in TABLES {
         for event in ["INSERT", "UPDATE", "DELETE"] {
             db.execute_batch(&format!("DROP TRIGGER IF EXISTS moving_{table}_{event}"))?;
             if what == Freeze::Writes {
                 db.execute_batch(&format!(
-                    "CREATE TRIGGER moving_{table}_{event} BEFORE {event} ON {table} {REFUSE}"
+                    "CREATE TRIGGER moving_{table}_{event} BEFORE {event} ON {table} {refuse}"
                 ))?;
             }
         }
     }
     if what == Freeze::Claims {
         db.execute_batch(&format!(
-            "CREATE TRIGGER moving_claims BEFORE UPDATE ON grants WHEN NEW.epoch > OLD.epoch {REFUSE}"
+            "CREATE TRIGGER moving_claims BEFORE UPDATE ON grants WHEN NEW.epoch > OLD.epoch {refuse}"
         ))?;
     }
     Ok(())
@@ -122,5 +128,7 @@ fn restore(db: &Db, record: &Record) -> Outcome<()> {
         Record::Client(client) => tenants::put_client(db, client),
         Record::Grant(row) => grants::save(db, row),
         Record::Connection(connection) => connections::save(db, connection),
+        Record::Unread(answer) => unread::put(db, answer),
+        Record::Replaced(token) => unread::put_replaced(db, token),
     }
 }

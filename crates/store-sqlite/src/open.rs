@@ -167,7 +167,7 @@ async fn enqueue<T: Send + 'static>(
     verb: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
 ) -> StoreResult<T> {
     let (job, answer) = job(verb);
-    let ended = || StoreError("the vault's thread has ended".to_owned());
+    let ended = || StoreError::Away("the vault's thread has ended".to_owned());
     queue.send(job).map_err(|_| ended())?;
     answer.await.map_err(|_| ended())?
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokenward::{
     id::ConnectionKey,
     refresh::ledger::{Attempt, Claim, GrantRow, Standing},
-    store::{ApiKey, Application, Connection, OAuthClient},
+    store::{ApiKey, Application, Connection, OAuthClient, ReplacedToken, UnreadAnswer},
     time::StoreTime,
 };
 
@@ -209,6 +209,38 @@ pub(crate) fn api_key(row: &Row<'_>) -> Outcome<ApiKey> {
         hint: columns.get()?,
         created_at: columns.time()?,
     })
+}
+
+/// The columns that [`unread`] reads.
+pub(crate) const UNREAD: &str = "grant_id, epoch, base, at, sealed";
+
+pub(crate) fn unread(row: &Row<'_>) -> Outcome<UnreadAnswer> {
+    let mut columns = Columns::new("unread_answers", 1, row);
+    Ok(UnreadAnswer {
+        grant: columns.get::<String>()?.into(),
+        epoch: columns.count()?,
+        base: columns.count()?,
+        at: columns.time()?,
+        sealed: columns.get()?,
+    })
+}
+
+/// The columns that [`replaced`] reads.
+pub(crate) const REPLACED: &str = "grant_id, slot, fingerprint, at";
+
+pub(crate) fn replaced(row: &Row<'_>) -> Outcome<ReplacedToken> {
+    let mut columns = Columns::new("replaced_tokens", 1, row);
+    Ok(ReplacedToken {
+        grant: columns.get::<String>()?.into(),
+        slot: columns.get()?,
+        fingerprint: columns.get()?,
+        at: columns.time()?,
+    })
+}
+
+/// At most so many rows.
+pub(crate) fn saturated(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// A count as SQLite keeps it. SQLite's numbers are signed.

@@ -9,19 +9,20 @@ use tokenward::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
     },
     store::{
-        ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
-        OAuthClient, Stamped, Store, StoreResult, Whole,
+        ApiKey, Application, Authorize, Authorized, Changes, Clients, Connection, ConnectionPatch,
+        Connections, Deleted, Feed, Ledger, OAuthClient, Stamped, StoreResult, Tenants,
+        UnreadAnswer, UnreadAnswers, Values, Whole,
     },
 };
 
 use crate::{
     SqliteStore, changes, connections,
     grants::{self, now, on_grant},
-    tenants,
+    tenants, unread,
 };
 
 #[async_trait]
-impl Store for SqliteStore {
+impl Ledger for SqliteStore {
     async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>> {
         let id = id.clone();
         self.read(move |db| {
@@ -31,6 +32,11 @@ impl Store for SqliteStore {
             })
         })
         .await
+    }
+
+    async fn grants(&self, ids: &[GrantId]) -> StoreResult<Stamped<Vec<GrantRow>>> {
+        let ids = ids.to_vec();
+        self.read(move |db| grants::those(db, &ids)).await
     }
 
     async fn claim(&self, request: ClaimRequest) -> StoreResult<Stamped<ClaimReply>> {
@@ -89,7 +95,10 @@ impl Store for SqliteStore {
         self.read(move |db| grants::after(db, after.as_ref(), limit))
             .await
     }
+}
 
+#[async_trait]
+impl Connections for SqliteStore {
     async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>> {
         let key = key.clone();
         self.read(move |db| connections::find(db, &key)).await
@@ -124,6 +133,16 @@ impl Store for SqliteStore {
     ) -> StoreResult<Vec<Connection>> {
         let (application, consumer) = (application.clone(), consumer.cloned());
         self.read(move |db| connections::of_application(db, &application, consumer.as_ref()))
+            .await
+    }
+
+    async fn connections_after(
+        &self,
+        after: Option<&ConnectionKey>,
+        limit: usize,
+    ) -> StoreResult<Vec<Connection>> {
+        let after = after.cloned();
+        self.read(move |db| connections::after(db, after.as_ref(), limit))
             .await
     }
 
@@ -174,9 +193,18 @@ impl Store for SqliteStore {
         let key = key.clone();
         self.write(move |db| connections::delete(db, &key)).await
     }
+}
 
+#[async_trait]
+impl Clients for SqliteStore {
     async fn put_client(&self, client: OAuthClient) -> StoreResult<()> {
         self.write(move |db| tenants::put_client(db, &client)).await
+    }
+
+    async fn reseal_client(&self, read: &OAuthClient, sealed: Vec<u8>) -> StoreResult<bool> {
+        let read = read.clone();
+        self.write(move |db| tenants::reseal_client(db, &read, &sealed))
+            .await
     }
 
     async fn client(
@@ -195,6 +223,16 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn clients_after(
+        &self,
+        after: Option<(&ApplicationId, &ConnectorId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<OAuthClient>> {
+        let after = after.map(|(application, connector)| (application.clone(), connector.clone()));
+        self.read(move |db| tenants::clients_after(db, after, limit))
+            .await
+    }
+
     async fn delete_client(
         &self,
         application: &ApplicationId,
@@ -204,7 +242,10 @@ impl Store for SqliteStore {
         self.write(move |db| tenants::delete_client(db, application, connector))
             .await
     }
+}
 
+#[async_trait]
+impl Tenants for SqliteStore {
     async fn add_application(&self, id: &ApplicationId, name: &str) -> StoreResult<Application> {
         let (id, name) = (id.clone(), name.to_owned());
         self.write(move |db| tenants::add_application(db, id, name))
@@ -241,6 +282,14 @@ impl Store for SqliteStore {
         self.write(move |db| tenants::delete_key(db, application, &id))
             .await
     }
+}
+
+#[async_trait]
+impl Values for SqliteStore {
+    async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        let name = name.to_owned();
+        self.read(move |db| tenants::value(db, &name)).await
+    }
 
     async fn value_or_insert(&self, name: &str, value: Vec<u8>) -> StoreResult<Vec<u8>> {
         let name = name.to_owned();
@@ -254,7 +303,49 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn replace_value(&self, name: &str, read: &[u8], value: Vec<u8>) -> StoreResult<bool> {
+        let (name, read) = (name.to_owned(), read.to_vec());
+        self.write(move |db| tenants::replace_value(db, &name, &read, &value))
+            .await
+    }
+}
+
+#[async_trait]
+impl Feed for SqliteStore {
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
         self.read(move |db| changes::since(db, since)).await
+    }
+}
+
+#[async_trait]
+impl UnreadAnswers for SqliteStore {
+    async fn keep_unread(&self, answer: UnreadAnswer) -> StoreResult<bool> {
+        self.write(move |db| unread::keep(db, &answer)).await
+    }
+
+    async fn unread(&self, grant: &GrantId) -> StoreResult<Vec<UnreadAnswer>> {
+        let grant = grant.clone();
+        self.read(move |db| unread::of_grant(db, &grant)).await
+    }
+
+    async fn unread_after(
+        &self,
+        after: Option<(&GrantId, u64)>,
+        limit: usize,
+    ) -> StoreResult<Vec<UnreadAnswer>> {
+        let after = after.map(|(grant, epoch)| (grant.clone(), epoch));
+        self.read(move |db| unread::after(db, after, limit)).await
+    }
+
+    async fn reseal_unread(&self, read: &UnreadAnswer, sealed: Vec<u8>) -> StoreResult<bool> {
+        let read = read.clone();
+        self.write(move |db| unread::reseal(db, &read, &sealed))
+            .await
+    }
+
+    async fn remove_unread(&self, grant: &GrantId, epoch: u64) -> StoreResult<bool> {
+        let grant = grant.clone();
+        self.write(move |db| unread::remove(db, &grant, epoch))
+            .await
     }
 }

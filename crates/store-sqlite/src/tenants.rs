@@ -9,7 +9,7 @@ use tokenward::{
 use crate::{
     changes, grants,
     job::{Fault, Outcome},
-    rows::{self, API_KEY, APPLICATION, CLIENT, to_json},
+    rows::{self, API_KEY, APPLICATION, CLIENT, saturated, to_json},
 };
 
 pub(crate) fn put_client(db: &Db, client: &OAuthClient) -> Outcome<()> {
@@ -48,6 +48,42 @@ pub(crate) fn clients(db: &Db, application: &ApplicationId) -> Outcome<Vec<OAuth
     ))?
     .query_and_then([application.as_str()], rows::client)?
     .collect()
+}
+
+pub(crate) fn clients_after(
+    db: &Db,
+    after: Option<(ApplicationId, ConnectorId)>,
+    limit: usize,
+) -> Outcome<Vec<OAuthClient>> {
+    let (application, connector) = match &after {
+        Some((application, connector)) => (application.as_str(), connector.as_str()),
+        None => ("", ""),
+    };
+    db.prepare_cached(&format!(
+        "SELECT {CLIENT} FROM clients WHERE (application, connector) > (?, ?)
+         ORDER BY application, connector LIMIT ?"
+    ))?
+    .query_and_then(
+        params![application, connector, saturated(limit)],
+        rows::client,
+    )?
+    .collect()
+}
+
+/// Nobody holds a copy of a seal: it is not announced.
+pub(crate) fn reseal_client(db: &Db, read: &OAuthClient, sealed: &[u8]) -> Outcome<bool> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE clients SET sealed_secret = ?
+             WHERE application = ? AND connector = ? AND sealed_secret IS ?",
+        )?
+        .execute(params![
+            sealed,
+            read.application.as_str(),
+            read.connector.as_str(),
+            read.sealed_secret,
+        ])?;
+    Ok(changed == 1)
 }
 
 pub(crate) fn delete_client(
@@ -159,16 +195,26 @@ pub(crate) fn delete_key(db: &Db, application: ApplicationId, id: &str) -> Outco
     Ok(deleted > 0)
 }
 
-pub(crate) fn value_or_insert(db: &Db, name: &str, value: Vec<u8>) -> Outcome<Vec<u8>> {
-    let present = db
+pub(crate) fn value(db: &Db, name: &str) -> Outcome<Option<Vec<u8>>> {
+    Ok(db
         .prepare_cached("SELECT value FROM vault_values WHERE name = ?")?
         .query_row([name], |row| row.get(0))
-        .optional()?;
-    if let Some(present) = present {
+        .optional()?)
+}
+
+pub(crate) fn value_or_insert(db: &Db, name: &str, given: Vec<u8>) -> Outcome<Vec<u8>> {
+    if let Some(present) = value(db, name)? {
         return Ok(present);
     }
-    put_value(db, name, &value)?;
-    Ok(value)
+    put_value(db, name, &given)?;
+    Ok(given)
+}
+
+pub(crate) fn replace_value(db: &Db, name: &str, read: &[u8], value: &[u8]) -> Outcome<bool> {
+    let changed = db
+        .prepare_cached("UPDATE vault_values SET value = ? WHERE name = ? AND value = ?")?
+        .execute(params![value, name, read])?;
+    Ok(changed == 1)
 }
 
 pub(crate) fn put_value(db: &Db, name: &str, value: &[u8]) -> Outcome<()> {

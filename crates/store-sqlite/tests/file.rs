@@ -14,7 +14,7 @@ use tokenward::{
         ledger::{ClaimReply, ClaimRequest, FreshGrant, Need},
         replay::ReplayPolicy,
     },
-    store::{Authorize, Authorized, Change, ConnectionPatch, Store},
+    store::{Authorize, Authorized, Change, ConnectionPatch, Gap, prelude::*},
 };
 use tokenward_store_sqlite::SqliteStore;
 
@@ -337,6 +337,11 @@ async fn a_row_that_makes_no_sense_is_named() {
         .expect_err("a check");
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as it is compared")]
+fn gap(from: u64, to: u64) -> Option<Gap> {
+    Some(Gap { from, to })
+}
+
 #[tokio::test]
 async fn the_feed_pages_and_names_its_gaps() {
     let file = file();
@@ -351,7 +356,7 @@ async fn the_feed_pages_and_names_its_gaps() {
     let mut read = 0;
     loop {
         let page = file.store.changes(Some(next)).await.unwrap();
-        assert!(!page.gap && page.changes.len() <= 1000);
+        assert!(page.gap.is_none() && page.changes.len() <= 1000);
         if page.changes.is_empty() {
             break;
         }
@@ -369,10 +374,22 @@ async fn the_feed_pages_and_names_its_gaps() {
         .unwrap();
     assert_eq!(kept, 10_001);
     let old = store.changes(Some(5)).await.unwrap();
-    assert_eq!((old.gap, old.next, old.changes.len()), (true, 12_001, 0));
+    assert_eq!(
+        (old.gap, old.next, old.changes.len()),
+        (gap(6, 12_001), 12_001, 0)
+    );
     let edge = store.changes(Some(2_000)).await.unwrap();
-    assert_eq!((edge.gap, edge.changes.len()), (false, 1000));
-    assert!(store.changes(Some(1_999)).await.unwrap().gap);
+    assert_eq!((edge.gap, edge.changes.len()), (None, 1000));
+    let gone = store.changes(Some(1_999)).await.unwrap();
+    assert_eq!(gone.gap, gap(2_000, 12_001));
     // A position that this file has never had: it was put back from a backup.
-    assert!(store.changes(Some(50_000)).await.unwrap().gap);
+    let future = store.changes(Some(50_000)).await.unwrap();
+    assert_eq!((future.gap, future.next), (gap(0, 12_001), 12_001));
+    // One row that makes no sense is one row.
+    file.raw()
+        .execute_batch("UPDATE changes SET b = 'x' WHERE seq = 12000")
+        .unwrap();
+    let damaged = store.changes(Some(11_998)).await.unwrap();
+    assert_eq!((damaged.gap, damaged.next), (gap(12_000, 12_000), 12_001));
+    assert_eq!(damaged.changes.len(), 2);
 }

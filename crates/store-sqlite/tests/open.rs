@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Barrier, thread, time::Duration};
 
 use rusqlite::Connection;
-use tokenward::store::Store;
+use tokenward::store::prelude::*;
 use tokenward_store_sqlite::{OpenError, SqliteStore};
 
 fn open_error(path: &Path) -> OpenError {

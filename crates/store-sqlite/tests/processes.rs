@@ -17,7 +17,7 @@ use tokenward::{
         ledger::{ClaimReply, ClaimRequest, CommitReply, CommitRequest, FreshGrant, Need},
         replay::ReplayPolicy,
     },
-    store::{Authorize, Authorized, ConnectionPatch, Store},
+    store::{Authorize, Authorized, ConnectionPatch, prelude::*},
     time::StoreTime,
 };
 use tokenward_store_sqlite::SqliteStore;

@@ -18,7 +18,7 @@ use tokenward::{
     observe::Blind,
     refresh::ledger::{GrantRow, Standing},
     seal::{Key, Keyring, Purpose, random_bytes},
-    store::{Connection, Record, Store},
+    store::{Connection, Record, prelude::*},
     time::{Clock as _, StoreTime, TokioClock},
 };
 use tokenward_store_sqlite::SqliteStore;

@@ -47,6 +47,13 @@ pub enum Purpose<'a> {
         /// The grant.
         grant: &'a GrantId,
     },
+    /// An answer that could not be read, of one claim's refresh.
+    UnreadAnswer {
+        /// The grant.
+        grant: &'a GrantId,
+        /// The claim's epoch.
+        epoch: u64,
+    },
     /// The vault's own values, such as its canary.
     Vault {
         /// The value's name.
@@ -57,11 +64,11 @@ pub enum Purpose<'a> {
 impl Purpose<'_> {
     /// Unambiguous bytes: each part with its length in front.
     fn bytes(self) -> Vec<u8> {
-        let version;
+        let number;
         let parts: [&[u8]; 3] = match self {
             Self::TokenSet { grant, version: v } => {
-                version = v.to_be_bytes();
-                [b"token set", grant.as_str().as_bytes(), &version]
+                number = v.to_be_bytes();
+                [b"token set", grant.as_str().as_bytes(), &number]
             }
             Self::ClientSecret {
                 application,
@@ -72,6 +79,10 @@ impl Purpose<'_> {
                 connector.as_bytes(),
             ],
             Self::Spool { grant } => [b"spool", grant.as_str().as_bytes(), b""],
+            Self::UnreadAnswer { grant, epoch } => {
+                number = epoch.to_be_bytes();
+                [b"unread answer", grant.as_str().as_bytes(), &number]
+            }
             Self::Vault { name } => [b"vault", name.as_bytes(), b""],
         };
         let mut bytes = b"tokenward/1".to_vec();

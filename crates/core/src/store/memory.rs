@@ -9,8 +9,10 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    ApiKey, Application, Authorize, Authorized, Change, Changes, Connection, ConnectionPatch,
-    Deleted, OAuthClient, Stamped, Store, StoreError, StoreResult,
+    ApiKey, Application, Authorize, Authorized, Change, Changes, Clients, Connection,
+    ConnectionPatch, Connections, Deleted, Feed, Freeze, Ledger, Moving, OAuthClient, Present,
+    Record, ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer, UnreadAnswers,
+    Values,
 };
 use crate::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
@@ -31,12 +33,15 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     down: bool,
+    frozen: Option<Freeze>,
     grants: BTreeMap<GrantId, GrantRow>,
     connections: BTreeMap<ConnectionKey, Connection>,
     clients: BTreeMap<(ApplicationId, ConnectorId), OAuthClient>,
     applications: Vec<Application>,
     keys: Vec<ApiKey>,
     values: BTreeMap<String, Vec<u8>>,
+    unread: BTreeMap<(GrantId, u64), UnreadAnswer>,
+    replaced: BTreeMap<(GrantId, u8), ReplacedToken>,
     changes: Vec<Change>,
 }
 
@@ -61,10 +66,19 @@ impl MemoryStore {
     fn state(&self) -> StoreResult<MutexGuard<'_, State>> {
         let state = self.state.lock().expect("no panic while locked");
         if state.down {
-            Err(StoreError("the store is down".to_owned()))
+            Err(StoreError::Away("the store is down".to_owned()))
         } else {
             Ok(state)
         }
+    }
+
+    /// The state, to be written.
+    fn changing(&self) -> StoreResult<MutexGuard<'_, State>> {
+        let state = self.state()?;
+        if state.frozen == Some(Freeze::Writes) {
+            return Err(StoreError::Frozen);
+        }
+        Ok(state)
     }
 
     fn on_grant<T>(
@@ -74,22 +88,27 @@ impl MemoryStore {
         verb: impl FnOnce(&mut GrantRow, StoreTime) -> T,
     ) -> StoreResult<Stamped<T>> {
         let at = self.now();
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let Some(row) = state.grants.get_mut(id) else {
             return Ok(Stamped { value: missing, at });
         };
-        let before = (row.version, row.standing.clone());
+        let before = row.clone();
         let value = verb(row, at);
-        if before != (row.version, row.standing.clone()) {
-            let change = Change::Grant(id.clone(), row.version);
+        let after = row.clone();
+        if (before.version, &before.standing) != (after.version, &after.standing) {
+            let change = Change::Grant(id.clone(), after.version);
             state.changes.push(change);
+        }
+        if let Some(replaced) = ReplacedToken::between(&before, &after, at) {
+            let name = (replaced.grant.clone(), replaced.slot);
+            state.replaced.insert(name, replaced);
         }
         Ok(Stamped { value, at })
     }
 }
 
 #[async_trait]
-impl Store for MemoryStore {
+impl Ledger for MemoryStore {
     async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>> {
         Ok(Stamped {
             value: self.state()?.grants.get(id).cloned(),
@@ -97,7 +116,21 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn grants(&self, ids: &[GrantId]) -> StoreResult<Stamped<Vec<GrantRow>>> {
+        let state = self.state()?;
+        Ok(Stamped {
+            value: ids
+                .iter()
+                .filter_map(|id| state.grants.get(id).cloned())
+                .collect(),
+            at: self.now(),
+        })
+    }
+
     async fn claim(&self, request: ClaimRequest) -> StoreResult<Stamped<ClaimReply>> {
+        if self.state()?.frozen == Some(Freeze::Claims) {
+            return Err(StoreError::Frozen);
+        }
         self.on_grant(&request.grant, ClaimReply::Missing, |row, now| {
             row.claim(&request, now)
         })
@@ -143,7 +176,7 @@ impl Store for MemoryStore {
     }
 
     async fn reseal(&self, grant: &GrantId, version: u64, sealed: Vec<u8>) -> StoreResult<bool> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         match state.grants.get_mut(grant) {
             Some(row) if row.version == version => {
                 row.sealed = sealed;
@@ -167,7 +200,10 @@ impl Store for MemoryStore {
             .cloned()
             .collect())
     }
+}
 
+#[async_trait]
+impl Connections for MemoryStore {
     async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>> {
         Ok(self.state()?.connections.get(key).cloned())
     }
@@ -187,6 +223,19 @@ impl Store for MemoryStore {
             })
             .cloned()
             .collect())
+    }
+
+    async fn connections_after(
+        &self,
+        after: Option<&ConnectionKey>,
+        limit: usize,
+    ) -> StoreResult<Vec<Connection>> {
+        let state = self.state()?;
+        let later = state
+            .connections
+            .values()
+            .filter(|connection| after.is_none_or(|after| connection.key > *after));
+        Ok(later.take(limit).cloned().collect())
     }
 
     async fn connection_of(&self, grant: &GrantId) -> StoreResult<Option<Connection>> {
@@ -212,7 +261,7 @@ impl Store for MemoryStore {
 
     async fn authorize(&self, request: Authorize) -> StoreResult<Stamped<Authorized>> {
         let at = self.now();
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let value = state.authorize(request, at);
         Ok(Stamped { value, at })
     }
@@ -223,7 +272,7 @@ impl Store for MemoryStore {
         patch: ConnectionPatch,
     ) -> StoreResult<Connection> {
         let now = self.now();
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let connection = state
             .connections
             .entry(key.clone())
@@ -241,7 +290,7 @@ impl Store for MemoryStore {
         patch: ConnectionPatch,
     ) -> StoreResult<Option<Connection>> {
         let now = self.now();
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         if !state.grants.contains_key(grant) {
             return Ok(None);
         }
@@ -258,7 +307,7 @@ impl Store for MemoryStore {
     }
 
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let Some(connection) = state.connections.remove(key) else {
             return Ok(None);
         };
@@ -266,15 +315,29 @@ impl Store for MemoryStore {
         let grant = state.drop_unused(connection.grant.as_ref());
         Ok(Some(Deleted { connection, grant }))
     }
+}
 
+#[async_trait]
+impl Clients for MemoryStore {
     async fn put_client(&self, client: OAuthClient) -> StoreResult<()> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let key = (client.application.clone(), client.connector.clone());
         state
             .changes
             .push(Change::Client(key.0.clone(), key.1.clone()));
         state.clients.insert(key, client);
         Ok(())
+    }
+
+    async fn reseal_client(&self, read: &OAuthClient, sealed: Vec<u8>) -> StoreResult<bool> {
+        let key = (read.application.clone(), read.connector.clone());
+        match self.changing()?.clients.get_mut(&key) {
+            Some(client) if client.sealed_secret == read.sealed_secret => {
+                client.sealed_secret = Some(sealed);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn client(
@@ -299,12 +362,24 @@ impl Store for MemoryStore {
             .collect())
     }
 
+    async fn clients_after(
+        &self,
+        after: Option<(&ApplicationId, &ConnectorId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<OAuthClient>> {
+        let state = self.state()?;
+        let later = state.clients.values().filter(|client| {
+            after.is_none_or(|after| (&client.application, &client.connector) > after)
+        });
+        Ok(later.take(limit).cloned().collect())
+    }
+
     async fn delete_client(
         &self,
         application: &ApplicationId,
         connector: &ConnectorId,
     ) -> StoreResult<bool> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         state
             .changes
             .push(Change::Client(application.clone(), connector.clone()));
@@ -313,16 +388,21 @@ impl Store for MemoryStore {
             .remove(&(application.clone(), connector.clone()))
             .is_some())
     }
+}
 
+#[async_trait]
+impl Tenants for MemoryStore {
     async fn add_application(&self, id: &ApplicationId, name: &str) -> StoreResult<Application> {
         let application = Application {
             id: id.clone(),
             name: name.to_owned(),
             created_at: self.now(),
         };
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         if state.applications.iter().any(|other| other.id == *id) {
-            return Err(StoreError(format!("application {id} exists already")));
+            return Err(StoreError::Refused(format!(
+                "application {id} exists already"
+            )));
         }
         state.applications.push(application.clone());
         Ok(application)
@@ -333,9 +413,9 @@ impl Store for MemoryStore {
     }
 
     async fn delete_application(&self, id: &ApplicationId) -> StoreResult<bool> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         if state.connections.keys().any(|key| key.application == *id) {
-            return Err(StoreError(format!(
+            return Err(StoreError::Refused(format!(
                 "application {id} still has connections"
             )));
         }
@@ -353,7 +433,7 @@ impl Store for MemoryStore {
 
     async fn add_key(&self, mut key: ApiKey) -> StoreResult<()> {
         key.created_at = self.now();
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         state
             .changes
             .push(Change::Application(key.application.clone()));
@@ -381,7 +461,7 @@ impl Store for MemoryStore {
     }
 
     async fn delete_key(&self, application: &ApplicationId, id: &str) -> StoreResult<bool> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let before = state.keys.len();
         state
             .keys
@@ -389,21 +469,41 @@ impl Store for MemoryStore {
         state.changes.push(Change::Application(application.clone()));
         Ok(state.keys.len() < before)
     }
+}
+
+#[async_trait]
+impl Values for MemoryStore {
+    async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        Ok(self.state()?.values.get(name).cloned())
+    }
 
     async fn value_or_insert(&self, name: &str, value: Vec<u8>) -> StoreResult<Vec<u8>> {
-        Ok(self
-            .state()?
-            .values
-            .entry(name.to_owned())
-            .or_insert(value)
-            .clone())
+        let present = self.state()?.values.get(name).cloned();
+        if let Some(present) = present {
+            return Ok(present);
+        }
+        let mut state = self.changing()?;
+        Ok(state.values.entry(name.to_owned()).or_insert(value).clone())
     }
 
     async fn put_value(&self, name: &str, value: Vec<u8>) -> StoreResult<()> {
-        self.state()?.values.insert(name.to_owned(), value);
+        self.changing()?.values.insert(name.to_owned(), value);
         Ok(())
     }
 
+    async fn replace_value(&self, name: &str, read: &[u8], value: Vec<u8>) -> StoreResult<bool> {
+        match self.changing()?.values.get_mut(name) {
+            Some(present) if present == read => {
+                *present = value;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+#[async_trait]
+impl Feed for MemoryStore {
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
         let state = self.state()?;
         let next = state.changes.len() as u64;
@@ -411,12 +511,109 @@ impl Store for MemoryStore {
         Ok(Changes {
             next,
             changes: state.changes[since as usize..].to_vec(),
-            gap: false,
+            gap: None,
         })
     }
 }
 
+#[async_trait]
+impl UnreadAnswers for MemoryStore {
+    async fn keep_unread(&self, answer: UnreadAnswer) -> StoreResult<bool> {
+        let mut state = self.changing()?;
+        let grant = answer.grant.clone();
+        if !state.grants.contains_key(&grant) {
+            return Ok(false);
+        }
+        state.unread.insert((grant.clone(), answer.epoch), answer);
+        for epoch in UnreadAnswer::surplus(&state.unread_of(&grant)) {
+            state.unread.remove(&(grant.clone(), epoch));
+        }
+        Ok(true)
+    }
+
+    async fn unread(&self, grant: &GrantId) -> StoreResult<Vec<UnreadAnswer>> {
+        Ok(self.state()?.unread_of(grant))
+    }
+
+    async fn unread_after(
+        &self,
+        after: Option<(&GrantId, u64)>,
+        limit: usize,
+    ) -> StoreResult<Vec<UnreadAnswer>> {
+        let state = self.state()?;
+        let later = state
+            .unread
+            .iter()
+            .filter(|((grant, epoch), _)| after.is_none_or(|after| (grant, *epoch) > after));
+        Ok(later
+            .take(limit)
+            .map(|(_, answer)| answer.clone())
+            .collect())
+    }
+
+    async fn reseal_unread(&self, read: &UnreadAnswer, sealed: Vec<u8>) -> StoreResult<bool> {
+        let name = (read.grant.clone(), read.epoch);
+        match self.changing()?.unread.get_mut(&name) {
+            Some(answer) if answer == read => {
+                answer.sealed = sealed;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn remove_unread(&self, grant: &GrantId, epoch: u64) -> StoreResult<bool> {
+        let name = (grant.clone(), epoch);
+        Ok(self.changing()?.unread.remove(&name).is_some())
+    }
+}
+
+#[async_trait]
+impl Moving for MemoryStore {
+    async fn freeze(&self, what: Freeze) -> StoreResult<()> {
+        self.state()?.frozen = Some(what);
+        Ok(())
+    }
+
+    async fn frozen(&self) -> StoreResult<Freeze> {
+        Ok(self.state()?.frozen.unwrap_or(Freeze::Nothing))
+    }
+
+    async fn claims_in_force(&self) -> StoreResult<u64> {
+        let now = self.now();
+        let state = self.state()?;
+        let held = state.grants.values().filter(|row| row.held(now));
+        Ok(held.count() as u64)
+    }
+
+    async fn replaced_after(
+        &self,
+        after: Option<(&GrantId, u8)>,
+        limit: usize,
+    ) -> StoreResult<Vec<ReplacedToken>> {
+        let state = self.state()?;
+        let later = state
+            .replaced
+            .iter()
+            .filter(|((grant, slot), _)| after.is_none_or(|after| (grant, *slot) > after));
+        Ok(later.take(limit).map(|(_, token)| token.clone()).collect())
+    }
+
+    async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
+        let mut state = self.changing()?;
+        for record in records {
+            state.restore(record);
+        }
+        Ok(())
+    }
+}
+
 impl State {
+    fn unread_of(&self, grant: &GrantId) -> Vec<UnreadAnswer> {
+        let of = self.unread.iter().filter(|((of, _), _)| of == grant);
+        of.map(|(_, answer)| answer.clone()).collect()
+    }
+
     fn same_token(
         &self,
         application: &ApplicationId,
@@ -442,54 +639,84 @@ impl State {
             return None;
         }
         let row = self.grants.remove(grant)?;
+        self.forget(grant);
         self.changes.push(Change::Grant(grant.clone(), row.version));
         Some(row)
     }
 
     fn authorize(&mut self, request: Authorize, now: StoreTime) -> Authorized {
-        let Authorize {
-            connection: key,
-            grant,
-            expected,
-            fresh,
-            patch,
-        } = request;
-        let twin = self.same_token(&key.application, &key.service, fresh.fingerprint);
-        if twin.is_some_and(|row| row.id != grant) {
-            return Authorized::Conflict;
-        }
-        let present = self
-            .connections
-            .get(&key)
-            .and_then(|connection| connection.grant.clone());
-        if self.grants.get(&grant).map_or(0, |row| row.version) != expected
-            || (expected > 0 && present.as_ref() != Some(&grant))
-            || (expected == 0 && present.is_some_and(|present| self.grants.contains_key(&present)))
-        {
-            return Authorized::Conflict;
-        }
-        let row = match self.grants.remove(&grant) {
-            Some(mut row) => {
-                row.authorize(fresh, now);
-                row
-            }
-            None => fresh.into_row(
-                grant.clone(),
-                key.application.clone(),
-                key.service.clone(),
-                now,
-            ),
+        let (key, grant) = (request.connection.clone(), request.grant.clone());
+        let fingerprint = request.fresh.fingerprint;
+        let of_provider =
+            |row: &GrantRow| row.application == key.application && row.connector == key.service;
+        let connection = self.connections.get(&key).cloned();
+        let used = connection.as_ref().and_then(|c| c.grant.as_ref());
+        let present = Present {
+            row: self.grants.get(&grant).cloned(),
+            granted: used.is_some_and(|used| self.grants.contains_key(used)),
+            twin: self
+                .same_token(&key.application, &key.service, fingerprint)
+                .map(|row| row.id.clone()),
+            replaced: self
+                .replaced
+                .values()
+                .find(|replaced| {
+                    Some(replaced.fingerprint) == fingerprint
+                        && self.grants.get(&replaced.grant).is_some_and(of_provider)
+                })
+                .cloned(),
+            connection,
         };
-        self.grants.insert(grant.clone(), row.clone());
-        let connection = self
-            .connections
-            .entry(key.clone())
-            .or_insert_with(|| Connection::new(key.clone(), now));
-        connection.grant = Some(grant.clone());
-        connection.apply(patch, now);
-        let connection = connection.clone();
-        self.changes
-            .extend([Change::Grant(grant, row.version), Change::Connection(key)]);
-        Authorized::Done(Box::new(connection), Box::new(row))
+        match request.decide(present, now) {
+            Err(conflict) => Authorized::Conflict(conflict),
+            Ok((connection, row)) => {
+                self.grants.insert(grant.clone(), row.clone());
+                self.connections.insert(key.clone(), connection.clone());
+                self.changes
+                    .extend([Change::Grant(grant, row.version), Change::Connection(key)]);
+                Authorized::Done(Box::new(connection), Box::new(row))
+            }
+        }
+    }
+
+    /// What belongs to a grant goes with it.
+    fn forget(&mut self, grant: &GrantId) {
+        self.unread.retain(|(of, _), _| of != grant);
+        self.replaced.retain(|(of, _), _| of != grant);
+    }
+
+    fn restore(&mut self, record: Record) {
+        match record {
+            Record::Value(name, value) => {
+                self.values.insert(name, value);
+            }
+            Record::Application(application) => {
+                self.applications.retain(|other| other.id != application.id);
+                self.applications.push(application);
+            }
+            Record::Key(key) => {
+                self.keys
+                    .retain(|other| (&other.application, &other.id) != (&key.application, &key.id));
+                self.keys.push(key);
+            }
+            Record::Client(client) => {
+                let name = (client.application.clone(), client.connector.clone());
+                self.clients.insert(name, client);
+            }
+            Record::Grant(row) => {
+                self.grants.insert(row.id.clone(), *row);
+            }
+            Record::Connection(connection) => {
+                self.connections.insert(connection.key.clone(), *connection);
+            }
+            Record::Unread(answer) => {
+                let name = (answer.grant.clone(), answer.epoch);
+                self.unread.insert(name, answer);
+            }
+            Record::Replaced(token) => {
+                let name = (token.grant.clone(), token.slot);
+                self.replaced.insert(name, token);
+            }
+        }
     }
 }

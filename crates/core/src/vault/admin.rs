@@ -17,7 +17,7 @@ use crate::{
     seal::Purpose,
     secret::Secret,
     store::{
-        Authorize, Authorized, Change, Connection, ConnectionPatch, OAuthClient, Stamped,
+        Authorize, Authorized, Change, Conflict, Connection, ConnectionPatch, OAuthClient, Stamped,
         StoreError,
     },
     time::StoreTime,
@@ -83,6 +83,17 @@ pub enum AdminError {
     /// Somebody else is changing it.
     #[error("the connection is being changed by others; try again")]
     Conflict,
+    /// A refresh has replaced this token: the provider would take it for stolen.
+    #[error(
+        "this refresh token is an old one: it was replaced here on {at}, and {holder} holds a newer \
+         one; share that connection's grant, or authorize anew"
+    )]
+    ReplacedToken {
+        /// When.
+        at: StoreTime,
+        /// The connection that holds a newer one.
+        holder: String,
+    },
     /// The connector has no such grant.
     #[error("connector `{0}` does not take client credentials")]
     NoClientCredentials(ConnectorId),
@@ -284,14 +295,26 @@ impl Vault {
             };
             let asked = inner.clock.now();
             let Stamped { value, at } = inner.store.authorize(request).await?;
-            if let Authorized::Done(connection, row) = value {
-                let entry = inner.grants.pin().get(&row.id).cloned();
-                if let Some(entry) = entry {
-                    // One that does not open is withdrawn, and the next who needs it is told why.
-                    let _ = inner.adopt(&entry, &row, at, asked);
+            match value {
+                Authorized::Done(connection, row) => {
+                    let entry = inner.grants.pin().get(&row.id).cloned();
+                    if let Some(entry) = entry {
+                        // One that does not open is withdrawn, and the next who needs it is told why.
+                        let _ = inner.adopt(&entry, &row, at, asked);
+                    }
+                    self.apply(&[Change::Connection(key.clone())]).await;
+                    return Ok(*connection);
                 }
-                self.apply(&[Change::Connection(key.clone())]).await;
-                return Ok(*connection);
+                Authorized::Conflict(Conflict::Replaced { grant, at }) => {
+                    let holder = inner.store.connection_of(&grant).await?;
+                    let holder = holder.map_or_else(
+                        || "a connection that is being changed".to_owned(),
+                        |holder| format!("connection {}", holder.key),
+                    );
+                    return Err(AdminError::ReplacedToken { at, holder });
+                }
+                // The next turn finds what is there now.
+                Authorized::Conflict(Conflict::Moved | Conflict::Twin(_)) => {}
             }
         }
         Err(AdminError::Conflict)
@@ -419,7 +442,7 @@ impl Vault {
             // Nobody may be waiting any more.
             let _ = done.send(act.await);
         });
-        let ended = || StoreError("the task that saw to it ended unexpectedly".to_owned());
+        let ended = || StoreError::Away("the task that saw to it ended unexpectedly".to_owned());
         outcome.await.map_err(|_| ended())?
     }
 

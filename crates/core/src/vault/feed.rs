@@ -61,7 +61,7 @@ impl Vault {
                     }
                     failing = false;
                     // Of what changed before the first position nobody tells.
-                    if changes.gap || since.is_none() {
+                    if changes.gap.is_some() || since.is_none() {
                         self.doubt_all();
                     }
                     self.apply(&changes.changes).await;
@@ -153,7 +153,7 @@ impl Inner {
             let asked = self.clock.now();
             let read = match down {
                 false => self.store.grant(id).await,
-                true => Err(crate::store::StoreError(String::new())),
+                true => Err(crate::store::StoreError::Away(String::new())),
             };
             match read {
                 Ok(Stamped {

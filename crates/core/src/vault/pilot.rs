@@ -17,7 +17,7 @@ use crate::{
         },
     },
     seal::Purpose,
-    store::{Stamped, StoreError, StoreResult},
+    store::{Stamped, StoreResult},
     sync::{atomic::Ordering, lock},
     time::{Moment, StoreTime},
     transport::{LastLook, Patience},
@@ -178,7 +178,7 @@ impl<'a> Pilot<'a> {
                 self.stamp = stamped.at;
                 Stored::Ok(stamped.value, stamped.at)
             }
-            Err(StoreError(why)) => Stored::Down(why),
+            Err(error) => Stored::Down(error.to_string()),
         }
     }
 

@@ -130,7 +130,7 @@ impl Inner {
             .store
             .client(application, &connector.id)
             .await
-            .map_err(|error| error.0)?
+            .map_err(|error| error.to_string())?
             .ok_or_else(|| TokenError::NoClient(connector.id.to_string()).to_string())?;
         let names_settings = connector
             .endpoint_template(kind)
@@ -142,7 +142,7 @@ impl Inner {
                     .store
                     .connection_of(grant)
                     .await
-                    .map_err(|error| error.0)?;
+                    .map_err(|error| error.to_string())?;
                 let settings = connection.map(|connection| connection.settings);
                 connector.settings_text(&settings.unwrap_or_default())
             }

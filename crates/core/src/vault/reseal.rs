@@ -41,37 +41,75 @@ impl Vault {
                 );
             }
         }
-        for application in inner.store.applications().await? {
-            for mut client in inner.store.clients(&application.id).await? {
-                if let Some(sealed) = client
+        count += self.reseal_unread().await?;
+        count += self.reseal_clients().await?;
+        // The pepper comes last: it is what an opening vault checks its key against.
+        let purpose = Purpose::Vault { name: "pepper" };
+        if let Some(read) = inner.store.value("pepper").await? {
+            let sealed = inner.keyring().seal(purpose, &inner.pepper[..]);
+            inner.store.replace_value("pepper", &read, sealed).await?;
+        }
+        Ok(count)
+    }
+
+    async fn reseal_unread(&self) -> Result<usize, AdminError> {
+        let inner = &self.inner;
+        let (mut count, mut after) = (0, None);
+        loop {
+            let place = after.as_ref().map(|(grant, epoch)| (grant, *epoch));
+            let page = inner.store.unread_after(place, 256).await?;
+            let Some(last) = page.last() else {
+                return Ok(count);
+            };
+            after = Some((last.grant.clone(), last.epoch));
+            let outdated = |sealed: &[u8]| inner.keyring().is_outdated(sealed);
+            for answer in page.iter().filter(|answer| outdated(&answer.sealed)) {
+                let purpose = Purpose::UnreadAnswer {
+                    grant: &answer.grant,
+                    epoch: answer.epoch,
+                };
+                let plain = inner
+                    .unseal(purpose, &answer.sealed)
+                    .map_err(|error| unreadable(&answer.grant, &error))?;
+                let sealed = inner.keyring().seal(purpose, &plain);
+                count += usize::from(inner.store.reseal_unread(answer, sealed).await?);
+            }
+        }
+    }
+
+    async fn reseal_clients(&self) -> Result<usize, AdminError> {
+        let inner = &self.inner;
+        let (mut count, mut after) = (0, None);
+        loop {
+            let place = after.as_ref().map(|(application, id)| (application, id));
+            let page = inner.store.clients_after(place, 256).await?;
+            let Some(last) = page.last() else {
+                return Ok(count);
+            };
+            after = Some((last.application.clone(), last.connector.clone()));
+            for client in &page {
+                let Some(sealed) = client
                     .sealed_secret
                     .as_ref()
                     .filter(|sealed| inner.keyring().is_outdated(sealed))
-                {
-                    let secret = inner
-                        .open_client_secret(&client, sealed)
-                        .map_err(|error| unreadable(&client.connector, &error))?;
-                    let purpose = Purpose::ClientSecret {
-                        application: client.application.as_str(),
-                        connector: client.connector.as_str(),
-                    };
-                    client.sealed_secret =
-                        Some(inner.keyring().seal(purpose, secret.expose().as_bytes()));
-                    inner.store.put_client(client).await?;
-                    count += 1;
-                }
+                else {
+                    continue;
+                };
+                let secret = inner
+                    .open_client_secret(client, sealed)
+                    .map_err(|error| unreadable(&client.connector, &error))?;
+                let purpose = Purpose::ClientSecret {
+                    application: client.application.as_str(),
+                    connector: client.connector.as_str(),
+                };
+                let sealed = inner.keyring().seal(purpose, secret.expose().as_bytes());
+                // A secret that was set meanwhile is sealed with the active key already.
+                count += usize::from(inner.store.reseal_client(client, sealed).await?);
             }
         }
-        // The pepper comes last: it is what an opening vault checks its key against.
-        let purpose = Purpose::Vault { name: "pepper" };
-        inner
-            .store
-            .put_value("pepper", inner.keyring().seal(purpose, &inner.pepper[..]))
-            .await?;
-        Ok(count)
     }
 }
 
 fn unreadable(what: &impl std::fmt::Display, error: &SealError) -> StoreError {
-    StoreError(format!("{what}: {error}"))
+    StoreError::Refused(format!("{what}: {error}"))
 }

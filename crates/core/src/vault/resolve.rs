@@ -107,7 +107,7 @@ impl Resolved {
 
 impl From<StoreError> for TokenError {
     fn from(error: StoreError) -> Self {
-        Self::Store(error.0)
+        Self::Store(error.to_string())
     }
 }
 

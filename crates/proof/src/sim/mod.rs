@@ -26,7 +26,7 @@ pub use scenario::Broken;
 use tokenward::{
     Secret,
     seal::Purpose,
-    store::{OAuthClient, Store},
+    store::{OAuthClient, prelude::*},
 };
 use tokio::sync::mpsc;
 

@@ -15,8 +15,9 @@ use tokenward::{
     },
     seal::Purpose,
     store::{
-        ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
-        OAuthClient, Stamped, Store, StoreError, StoreResult,
+        self, ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch,
+        Deleted, Freeze, OAuthClient, Record, ReplacedToken, Stamped, StoreError, StoreResult,
+        UnreadAnswer, prelude::*,
     },
 };
 
@@ -115,7 +116,7 @@ impl SimStore {
                 number,
                 format_args!("r{replica} {verb}: {what}"),
             );
-            StoreError(format!("{verb}: {what}"))
+            StoreError::Away(format!("{verb}: {what}"))
         };
         if self.down() {
             let error = failed("store: down");
@@ -234,10 +235,46 @@ fn release(row: &GrantRow) -> SettleRequest {
     }
 }
 
+/// A port whose verbs nothing befalls.
+macro_rules! undisturbed {
+    ($($port:ident { $($verb:ident($($name:ident: $type:ty),*) -> $reply:ty;)* })*) => {
+        $(#[async_trait]
+        impl store::$port for SimStore {
+            $(async fn $verb(&self, $($name: $type),*) -> StoreResult<$reply> {
+                self.world.store.$verb($($name),*).await
+            })*
+        })*
+    };
+}
+
+undisturbed! {
+    Tenants {
+        add_application(id: &ApplicationId, name: &str) -> Application;
+        applications() -> Vec<Application>;
+        delete_application(id: &ApplicationId) -> bool;
+        add_key(key: ApiKey) -> ();
+        key_by_digest(digest: &[u8; 32]) -> Option<ApiKey>;
+        keys(application: &ApplicationId) -> Vec<ApiKey>;
+        delete_key(application: &ApplicationId, id: &str) -> bool;
+    }
+    Moving {
+        freeze(what: Freeze) -> ();
+        frozen() -> Freeze;
+        claims_in_force() -> u64;
+        replaced_after(after: Option<(&GrantId, u8)>, limit: usize) -> Vec<ReplacedToken>;
+        restore(records: Vec<Record>) -> ();
+    }
+}
+
 #[async_trait]
-impl Store for SimStore {
+impl store::Ledger for SimStore {
     async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>> {
         self.call("grant", Some(id), self.world.store.grant(id))
+            .await
+    }
+
+    async fn grants(&self, ids: &[GrantId]) -> StoreResult<Stamped<Vec<GrantRow>>> {
+        self.call("grants", None, self.world.store.grants(ids))
             .await
     }
 
@@ -307,7 +344,41 @@ impl Store for SimStore {
     ) -> StoreResult<Vec<GrantRow>> {
         self.world.store.grants_after(after, limit).await
     }
+}
 
+#[async_trait]
+impl store::UnreadAnswers for SimStore {
+    async fn keep_unread(&self, answer: UnreadAnswer) -> StoreResult<bool> {
+        let grant = answer.grant.clone();
+        let effect = self.world.store.keep_unread(answer);
+        self.call("keep_unread", Some(&grant), effect).await
+    }
+
+    async fn unread(&self, grant: &GrantId) -> StoreResult<Vec<UnreadAnswer>> {
+        let effect = self.world.store.unread(grant);
+        self.call("unread", Some(grant), effect).await
+    }
+
+    async fn unread_after(
+        &self,
+        after: Option<(&GrantId, u64)>,
+        limit: usize,
+    ) -> StoreResult<Vec<UnreadAnswer>> {
+        self.world.store.unread_after(after, limit).await
+    }
+
+    async fn reseal_unread(&self, read: &UnreadAnswer, sealed: Vec<u8>) -> StoreResult<bool> {
+        self.world.store.reseal_unread(read, sealed).await
+    }
+
+    async fn remove_unread(&self, grant: &GrantId, epoch: u64) -> StoreResult<bool> {
+        let effect = self.world.store.remove_unread(grant, epoch);
+        self.call("remove_unread", Some(grant), effect).await
+    }
+}
+
+#[async_trait]
+impl store::Connections for SimStore {
     async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>> {
         self.call("connection", None, self.world.store.connection(key))
             .await
@@ -319,6 +390,14 @@ impl Store for SimStore {
         consumer: Option<&ConsumerId>,
     ) -> StoreResult<Vec<Connection>> {
         self.world.store.connections(application, consumer).await
+    }
+
+    async fn connections_after(
+        &self,
+        after: Option<&ConnectionKey>,
+        limit: usize,
+    ) -> StoreResult<Vec<Connection>> {
+        self.world.store.connections_after(after, limit).await
     }
 
     async fn connection_of(&self, grant: &GrantId) -> StoreResult<Option<Connection>> {
@@ -388,9 +467,16 @@ impl Store for SimStore {
         };
         self.call("delete_connection", None, effect).await
     }
+}
 
+#[async_trait]
+impl store::Clients for SimStore {
     async fn put_client(&self, client: OAuthClient) -> StoreResult<()> {
         self.world.store.put_client(client).await
+    }
+
+    async fn reseal_client(&self, read: &OAuthClient, sealed: Vec<u8>) -> StoreResult<bool> {
+        self.world.store.reseal_client(read, sealed).await
     }
 
     async fn client(
@@ -406,6 +492,14 @@ impl Store for SimStore {
         self.world.store.clients(application).await
     }
 
+    async fn clients_after(
+        &self,
+        after: Option<(&ApplicationId, &ConnectorId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<OAuthClient>> {
+        self.world.store.clients_after(after, limit).await
+    }
+
     async fn delete_client(
         &self,
         application: &ApplicationId,
@@ -413,35 +507,10 @@ impl Store for SimStore {
     ) -> StoreResult<bool> {
         self.world.store.delete_client(application, connector).await
     }
+}
 
-    async fn add_application(&self, id: &ApplicationId, name: &str) -> StoreResult<Application> {
-        self.world.store.add_application(id, name).await
-    }
-
-    async fn applications(&self) -> StoreResult<Vec<Application>> {
-        self.world.store.applications().await
-    }
-
-    async fn delete_application(&self, id: &ApplicationId) -> StoreResult<bool> {
-        self.world.store.delete_application(id).await
-    }
-
-    async fn add_key(&self, key: ApiKey) -> StoreResult<()> {
-        self.world.store.add_key(key).await
-    }
-
-    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
-        self.world.store.key_by_digest(digest).await
-    }
-
-    async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {
-        self.world.store.keys(application).await
-    }
-
-    async fn delete_key(&self, application: &ApplicationId, id: &str) -> StoreResult<bool> {
-        self.world.store.delete_key(application, id).await
-    }
-
+#[async_trait]
+impl store::Values for SimStore {
     async fn value_or_insert(&self, name: &str, value: Vec<u8>) -> StoreResult<Vec<u8>> {
         let effect = self.world.store.value_or_insert(name, value);
         self.call("value_or_insert", None, effect).await
@@ -451,6 +520,17 @@ impl Store for SimStore {
         self.world.store.put_value(name, value).await
     }
 
+    async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        self.call("value", None, self.world.store.value(name)).await
+    }
+
+    async fn replace_value(&self, name: &str, read: &[u8], value: Vec<u8>) -> StoreResult<bool> {
+        self.world.store.replace_value(name, read, value).await
+    }
+}
+
+#[async_trait]
+impl store::Feed for SimStore {
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
         {
             // Whoever asks again has digested what it was told before.

@@ -12,7 +12,7 @@ use tokenward::{
     connector::Catalogue,
     oauth::TokenSet,
     seal::{Key, Keyring, Purpose},
-    store::{MemoryStore, Store},
+    store::{MemoryStore, prelude::*},
 };
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;

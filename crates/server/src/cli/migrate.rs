@@ -5,16 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::digest::{self, Digest, SHA256};
 use serde_json::json;
-use tokenward::{
-    GrantId,
-    store::{Freeze, Record, Store, StoreResult},
-};
+use tokenward::store::{Freeze, Record, Store, StoreResult};
 
 use super::output::Output;
-use crate::config::{
-    open::VaultOptions,
-    place::{Place, StoreUrl},
-};
+use crate::config::{open::VaultOptions, place::StoreUrl};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct MigrateOptions {
@@ -46,6 +40,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyhow::Result<()> {
     let data_dir = vault.folder()?;
     let (source, source_shown) = vault.store.place(&data_dir).await?;
+    let source = source.store();
     let output = Output::new(options.json);
     let Some(to) = options.to.clone() else {
         source.freeze(Freeze::Nothing).await?;
@@ -56,6 +51,7 @@ pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyho
     };
     let to = vault.store.elsewhere(to);
     let (target, target_shown) = to.place(&data_dir).await.context("--to")?;
+    let target = target.store();
     ensure!(
         source_shown != target_shown,
         "--store and --to are the same place"
@@ -91,8 +87,8 @@ pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyho
     target
         .restore(vec![Record::Value(MARK.to_owned(), mark)])
         .await?;
-    let from = walk(&source, Some(&target)).await?;
-    let there = walk(&target, None).await?;
+    let from = walk(source, Some(target)).await?;
+    let there = walk(target, None).await?;
     ensure!(
         from == there,
         "the copy differs: {} rows here, {} there, or other contents. {source_shown} is unchanged \
@@ -123,8 +119,8 @@ struct Contents {
     checksum: Vec<u8>,
 }
 
-/// Reads everything in one order, writes it to `target`, and sums it up.
-async fn walk(store: &Place, target: Option<&Place>) -> anyhow::Result<Contents> {
+/// Reads everything in one order and in pages, writes it to `target`, and sums it up.
+async fn walk(store: &dyn Store, target: Option<&dyn Store>) -> anyhow::Result<Contents> {
     let mut walk = Walk {
         target,
         batch: Vec::new(),
@@ -132,37 +128,22 @@ async fn walk(store: &Place, target: Option<&Place>) -> anyhow::Result<Contents>
         grants: 0,
         sum: digest::Context::new(&SHA256),
     };
-    let rows = store.store();
-    for application in rows.applications().await? {
+    for application in store.applications().await? {
         let id = application.id.clone();
         walk.take(Record::Application(application)).await?;
-        for key in rows.keys(&id).await? {
+        for key in store.keys(&id).await? {
             walk.take(Record::Key(key)).await?;
         }
-        for client in rows.clients(&id).await? {
-            walk.take(Record::Client(client)).await?;
-        }
     }
-    let mut after: Option<GrantId> = None;
-    loop {
-        let page = rows.grants_after(after.as_ref(), BATCH).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.id.clone());
-        for row in page {
-            walk.grants += 1;
-            walk.take(Record::Grant(Box::new(row))).await?;
-        }
-    }
-    for application in rows.applications().await? {
-        for connection in rows.connections(&application.id, None).await? {
-            walk.take(Record::Connection(Box::new(connection))).await?;
-        }
-    }
+    walk.clients(store).await?;
+    walk.grants(store).await?;
+    walk.beside_grants(store).await?;
+    walk.connections(store).await?;
     walk.end().await
 }
 
 struct Walk<'a> {
-    target: Option<&'a Place>,
+    target: Option<&'a dyn Store>,
     batch: Vec<Record>,
     rows: u64,
     grants: u64,
@@ -170,14 +151,87 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    async fn clients(&mut self, store: &dyn Store) -> StoreResult<()> {
+        let mut after = None;
+        loop {
+            let place = after.as_ref().map(|(application, id)| (application, id));
+            let page = store.clients_after(place, BATCH).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some((last.application.clone(), last.connector.clone()));
+            for client in page {
+                self.take(Record::Client(client)).await?;
+            }
+        }
+    }
+
+    async fn grants(&mut self, store: &dyn Store) -> StoreResult<()> {
+        let mut after = None;
+        loop {
+            let page = store.grants_after(after.as_ref(), BATCH).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.id.clone());
+            for row in page {
+                self.grants += 1;
+                self.take(Record::Grant(Box::new(row))).await?;
+            }
+        }
+    }
+
+    async fn beside_grants(&mut self, store: &dyn Store) -> StoreResult<()> {
+        let mut after = None;
+        loop {
+            let place = after.as_ref().map(|(grant, epoch)| (grant, *epoch));
+            let page = store.unread_after(place, BATCH).await?;
+            let Some(last) = page.last() else { break };
+            after = Some((last.grant.clone(), last.epoch));
+            for answer in page {
+                self.take(Record::Unread(answer)).await?;
+            }
+        }
+        let mut after = None;
+        loop {
+            let place = after.as_ref().map(|(grant, slot)| (grant, *slot));
+            let page = store.replaced_after(place, BATCH).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some((last.grant.clone(), last.slot));
+            for token in page {
+                self.take(Record::Replaced(token)).await?;
+            }
+        }
+    }
+
+    async fn connections(&mut self, store: &dyn Store) -> StoreResult<()> {
+        let mut after = None;
+        loop {
+            let page = store.connections_after(after.as_ref(), BATCH).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.key.clone());
+            for connection in page {
+                self.take(Record::Connection(Box::new(connection))).await?;
+            }
+        }
+    }
+
     async fn take(&mut self, record: Record) -> StoreResult<()> {
         self.rows += 1;
-        // All that a row holds is in its debug form, but for a key's digest.
+        // All that a row holds is in its debug form, but for a key's digest and an answer's bytes.
         self.sum.update(format!("{record:?}\n").as_bytes());
-        if let Record::Key(key) = &record {
-            self.sum.update(&key.digest);
-            self.sum
-                .update(format!("{} {}", key.hint, key.created_at.0).as_bytes());
+        match &record {
+            Record::Key(key) => {
+                self.sum.update(&key.digest);
+                self.sum
+                    .update(format!("{} {}", key.hint, key.created_at.0).as_bytes());
+            }
+            Record::Unread(answer) => self.sum.update(&answer.sealed),
+            _ => {}
         }
         self.batch.push(record);
         if self.batch.len() >= BATCH {
@@ -207,41 +261,4 @@ impl Walk<'_> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Place {
-    fn store(&self) -> &dyn Store {
-        match self {
-            Self::Sqlite { store, .. } => store,
-            Self::Postgres(store) => store,
-        }
-    }
-
-    async fn freeze(&self, what: Freeze) -> StoreResult<()> {
-        match self {
-            Self::Sqlite { store, .. } => store.freeze(what).await,
-            Self::Postgres(store) => store.freeze(what).await,
-        }
-    }
-
-    async fn claims_in_force(&self) -> StoreResult<u64> {
-        match self {
-            Self::Sqlite { store, .. } => store.claims_in_force().await,
-            Self::Postgres(store) => store.claims_in_force().await,
-        }
-    }
-
-    async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        match self {
-            Self::Sqlite { store, .. } => store.value(name).await,
-            Self::Postgres(store) => store.value(name).await,
-        }
-    }
-
-    async fn restore(&self, records: Vec<Record>) -> StoreResult<()> {
-        match self {
-            Self::Sqlite { store, .. } => store.restore(records).await,
-            Self::Postgres(store) => store.restore(records).await,
-        }
-    }
 }

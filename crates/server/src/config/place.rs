@@ -88,6 +88,15 @@ pub(crate) enum Place {
     Postgres(PostgresStore),
 }
 
+impl Place {
+    pub(crate) fn store(&self) -> &dyn Store {
+        match self {
+            Self::Sqlite { store, .. } => store,
+            Self::Postgres(store) => store,
+        }
+    }
+}
+
 impl StoreOptions {
     /// Whether a PostgreSQL is wanted that this command is to start by itself.
     pub fn wants_cluster(&self) -> bool {

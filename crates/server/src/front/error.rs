@@ -385,11 +385,11 @@ impl From<AdminError> for ApiError {
                 text,
             ),
             AdminError::UnknownConnection(_) => Self::not_found(text),
-            AdminError::Conflict => {
+            AdminError::Conflict | AdminError::ReplacedToken { .. } => {
                 Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", text)
                     .with(Remedy::Retry)
             }
-            AdminError::Store(error) => Self::store(&error.0),
+            AdminError::Store(error) => Self::store(&error.to_string()),
             _ => Self::invalid(text),
         }
     }

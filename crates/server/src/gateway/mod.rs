@@ -296,7 +296,7 @@ impl Gateway {
             .store()
             .connections(&application, Some(&consumer))
             .await
-            .map_err(|e| ApiError::store(&e.0))?;
+            .map_err(|e| ApiError::store(&e.to_string()))?;
         let mut fitting = all
             .into_iter()
             .map(|connection| connection.key)

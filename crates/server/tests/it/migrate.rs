@@ -96,7 +96,11 @@ async fn a_vault_moves_there_and_back_with_all_that_it_holds() {
         let _ = std::fs::remove_file(vault.path().join(file));
     }
     let back = migrate(&vault, &database.url, "sqlite");
-    assert_eq!(back["rows"], there["rows"]);
+    // One refresh token more was replaced meanwhile.
+    assert_eq!(
+        back["rows"].as_u64(),
+        there["rows"].as_u64().map(|rows| rows + 1)
+    );
     assert_eq!(shown(&vault, "sqlite").1, before);
     let server = vault.serve(&[]).await;
     assert_eq!(server.call(Method::POST, validate).send().await.status, 200);

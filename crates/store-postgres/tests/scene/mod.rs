@@ -19,7 +19,7 @@ use tokenward::{
         },
         replay::ReplayPolicy,
     },
-    store::{Authorize, Authorized, ConnectionPatch, Store},
+    store::{Authorize, Authorized, ConnectionPatch, Store, prelude::*},
     time::StoreTime,
 };
 use tokenward_store_postgres::{PostgresOptions, PostgresStore};

@@ -11,7 +11,7 @@ use std::{
 
 use tokenward::{
     refresh::ledger::{ClaimReply, CommitReply},
-    store::Store,
+    store::{Store, prelude::*},
 };
 use tokenward_store_postgres::PostgresStore;
 

@@ -2,8 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokenward::refresh::ledger::{
-    CommitReply, CommitRequest, GrantRow, SettleReply, Standing, Verdict,
+use tokenward::{
+    id::ConnectionKey,
+    refresh::ledger::{
+        CommitReply, CommitRequest, FreshGrant, GrantRow, SettleReply, Standing, Verdict,
+    },
+    store::{Authorize, Authorized, Conflict, Store},
 };
 use tokio::{sync::Barrier, task::JoinSet};
 
@@ -190,4 +194,92 @@ pub async fn a_token_that_another_grant_has_is_kept(subject: Subject) {
         .await
         .expect("read");
     assert_eq!(first.expect("one of them").fingerprint, Some([7; 32]));
+}
+
+fn token(number: u8) -> [u8; 32] {
+    [number; 32]
+}
+
+async fn imported(store: &dyn Store, consumer: &str, grant: &str, number: u8) -> Authorized {
+    let expected = store.grant(&grant.into()).await.expect("read").value;
+    let expected = expected.map_or(0, |row| row.version);
+    let known = FreshGrant {
+        fingerprint: Some(token(number)),
+        ..fresh("imported")
+    };
+    let request = authorization(consumer, grant, expected, known);
+    store.authorize(request).await.expect("authorize").value
+}
+
+async fn rotated(store: &dyn Store, base: u64, number: u8) {
+    let epoch = claimed(store, "g", base, "p", HOUR).await.epoch;
+    let request = CommitRequest {
+        fingerprint: Some(token(number)),
+        ..committing("g", base, epoch, "rotated")
+    };
+    let reply = store.commit(request).await.expect("commit").value;
+    assert!(matches!(reply, CommitReply::Committed { .. }));
+}
+
+/// A token that a refresh has replaced is not taken for a new one: an old export that is imported
+/// again would have the provider revoke what replaced it.
+pub async fn an_old_token_is_recognised(subject: Subject) {
+    let store = &*subject.store;
+    let of_old = |reply| match reply {
+        Authorized::Conflict(Conflict::Replaced { grant, at }) => (grant, at),
+        other => panic!("an old token was taken: {other:?}"),
+    };
+    assert!(matches!(
+        imported(store, "c", "g", 1).await,
+        Authorized::Done(..)
+    ));
+    let before = store.grant(&"g".into()).await.expect("read").at;
+    rotated(store, 1, 2).await;
+    let after = store.grant(&"g".into()).await.expect("read").at;
+    let (grant, at) = of_old(imported(store, "c", "g", 1).await);
+    assert_eq!(grant, "g".into());
+    assert!(before <= at && at <= after);
+    // By another consumer, too; what is held now is shared, and another provider has others.
+    assert_eq!(of_old(imported(store, "d", "h", 1).await), (grant, at));
+    let twin = Authorized::Conflict(Conflict::Twin("g".into()));
+    assert_eq!(imported(store, "d", "h", 2).await, twin);
+    let elsewhere = ConnectionKey::new(APPLICATION, "c", API, "ledgers");
+    let known = FreshGrant {
+        fingerprint: Some(token(1)),
+        ..fresh("imported")
+    };
+    let request = Authorize {
+        connection: elsewhere,
+        ..authorization("c", "i", 0, known)
+    };
+    authorized(store, request).await;
+    assert_eq!(read(store, "g").await.version, 2);
+
+    // What a person replaces may be alive still.
+    assert!(matches!(
+        imported(store, "c", "g", 3).await,
+        Authorized::Done(..)
+    ));
+    assert!(matches!(
+        imported(store, "c", "g", 2).await,
+        Authorized::Done(..)
+    ));
+    of_old(imported(store, "c", "g", 1).await);
+
+    // Only the newest are remembered.
+    for number in 5..40 {
+        let version = read(store, "g").await.version;
+        rotated(store, version, number).await;
+    }
+    of_old(imported(store, "c", "g", 30).await);
+    assert!(matches!(
+        imported(store, "d", "h", 5).await,
+        Authorized::Done(..)
+    ));
+    // And they go with the grant.
+    store.delete_connection(&key("c")).await.expect("delete");
+    assert!(matches!(
+        imported(store, "c", "g", 30).await,
+        Authorized::Done(..)
+    ));
 }

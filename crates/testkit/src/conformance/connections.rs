@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tokenward::{
     id::ConnectionKey,
     refresh::ledger::FreshGrant,
-    store::{Authorize, Authorized, ConnectionPatch, Store},
+    store::{Authorize, Authorized, Conflict, ConnectionPatch, Store},
 };
 use tokio::{sync::Barrier, task::JoinSet};
 
@@ -135,7 +135,7 @@ pub async fn an_authorization_replaces_its_own_grant_only(subject: Subject) {
         let what = format!("{:?}", String::from_utf8_lossy(&conflict.fresh.sealed));
         assert_eq!(
             authorize(store, conflict).await,
-            Authorized::Conflict,
+            Authorized::Conflict(Conflict::Moved),
             "{what}"
         );
     }
@@ -161,7 +161,7 @@ pub async fn a_known_token_is_a_conflict(subject: Subject) {
     authorized(store, authorization("c", "g", 0, known(1))).await;
     assert_eq!(
         authorize(store, authorization("d", "h", 0, known(1))).await,
-        Authorized::Conflict
+        Authorized::Conflict(Conflict::Twin("g".into()))
     );
     // The same connection may bring the same token again; another provider knows nothing of it.
     authorized(store, authorization("c", "g", 1, known(1))).await;
@@ -176,7 +176,7 @@ pub async fn a_known_token_is_a_conflict(subject: Subject) {
     )
     .await;
     let moved = authorize(store, authorization("d", "h", 1, known(1))).await;
-    assert_eq!(moved, Authorized::Conflict);
+    assert_eq!(moved, Authorized::Conflict(Conflict::Twin("g".into())));
 }
 
 /// The same new token on many connections at once: one of them makes the grant.
@@ -398,4 +398,25 @@ pub async fn connections_are_listed_by_key(subject: Subject) {
             .expect("read")
             .is_empty()
     );
+}
+
+/// Pages by key meet every connection of every application once.
+pub async fn connections_page_by_key(subject: Subject) {
+    let store = &*subject.store;
+    let keys = [("a", "z"), ("a", "zz"), ("b", "a"), ("b", "c")]
+        .map(|(application, consumer)| ConnectionKey::new(application, consumer, API, SERVICE));
+    for key in keys.iter().rev() {
+        let patch = ConnectionPatch::default();
+        store.save_connection(key, patch).await.expect("save");
+    }
+    let (mut met, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.connections_after(after.as_ref(), 3).await;
+        let page = page.expect("read");
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 3);
+        after = Some(last.key.clone());
+        met.extend(page.into_iter().map(|connection| connection.key));
+    }
+    assert_eq!(met, keys);
 }

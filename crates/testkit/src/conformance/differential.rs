@@ -4,6 +4,7 @@
 //! about every reply and about the row itself.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +26,7 @@ use tokenward::{
         },
         replay::ReplayPolicy,
     },
-    store::{Authorized, Stamped, Store},
+    store::{Authorized, Conflict, ReplacedToken, Stamped, Store},
     time::StoreTime,
 };
 
@@ -129,7 +130,7 @@ fn fresh() -> impl Strategy<Value = Fresh> {
         span(),
         span(),
         span(),
-        option::of(any::<u8>()),
+        option::of(0..6_u8),
     )
         .prop_map(|(sealed, expires_in, lifetime, keep_alive, token)| Fresh {
             sealed,
@@ -185,14 +186,21 @@ pub fn agrees_with_the_ledger<F: Future<Output = Subject>>(make: impl Fn() -> F)
 async fn replay(store: Arc<dyn Store>, name: &str, verbs: Vec<Verb>) {
     let store = &*store;
     let mut row = granted(store, name, name).await;
+    let mut replaced = Ring::new();
     for verb in verbs {
-        apply(store, name, &mut row, verb).await;
+        let before = row.clone();
+        apply(store, name, &mut row, &replaced, verb).await;
+        let token = ReplacedToken::between(&before, &row, StoreTime(0));
+        replaced.extend(token.map(|token| (token.slot, token.fingerprint)));
         assert_eq!(read(store, name).await, row);
     }
     store.delete_connection(&key(name)).await.expect("delete");
 }
 
-async fn apply(store: &dyn Store, name: &str, row: &mut GrantRow, verb: Verb) {
+/// The tokens that were replaced, by their slots.
+type Ring = BTreeMap<u8, [u8; 32]>;
+
+async fn apply(store: &dyn Store, name: &str, row: &mut GrantRow, replaced: &Ring, verb: Verb) {
     let id = row.id.clone();
     let (version, epoch) = (row.version, row.epoch);
     let version = |offset| version.saturating_add_signed(offset);
@@ -265,13 +273,21 @@ async fn apply(store: &dyn Store, name: &str, row: &mut GrantRow, verb: Verb) {
             };
             let request = authorization(name, name, version(expected), fresh.clone());
             let Stamped { value, at } = store.authorize(request).await.expect("authorize");
+            // A run draws from few tokens: one that was replaced comes again.
+            let old = fresh.fingerprint.is_some_and(|token| {
+                row.fingerprint != Some(token) && replaced.values().any(|other| *other == token)
+            });
             match value {
                 Authorized::Done(_, done) => {
-                    assert_eq!(expected, 0);
+                    assert_eq!((expected, old), (0, false));
                     row.authorize(fresh, at);
                     assert_eq!(*done, *row);
                 }
-                Authorized::Conflict => assert_ne!(expected, 0),
+                Authorized::Conflict(Conflict::Moved) => assert_ne!(expected, 0),
+                Authorized::Conflict(Conflict::Replaced { grant, .. }) => {
+                    assert_eq!((expected, old, grant), (0, true, id));
+                }
+                Authorized::Conflict(Conflict::Twin(twin)) => panic!("{twin} is another's"),
             }
         }
         Verb::Reseal {

@@ -19,7 +19,7 @@ struct Feed<'a> {
 impl<'a> Feed<'a> {
     async fn from_here(store: &'a dyn Store) -> Self {
         let present = store.changes(None).await.expect("read");
-        assert!(present.changes.is_empty() && !present.gap);
+        assert!(present.changes.is_empty() && present.gap.is_none());
         Self {
             store,
             next: present.next,
@@ -28,7 +28,7 @@ impl<'a> Feed<'a> {
 
     async fn read(&mut self) -> Vec<Change> {
         let read = self.store.changes(Some(self.next)).await.expect("read");
-        assert!(!read.gap);
+        assert_eq!(read.gap, None);
         assert!(read.next >= self.next);
         self.next = read.next;
         read.changes
@@ -49,7 +49,7 @@ pub async fn none_asks_for_the_position_only(subject: Subject) {
     let store = &*subject.store;
     granted(store, "c", "g").await;
     let present = store.changes(None).await.expect("read");
-    assert!(present.changes.is_empty() && !present.gap);
+    assert!(present.changes.is_empty() && present.gap.is_none());
     let nothing = store.changes(Some(present.next)).await.expect("read");
     assert_eq!(nothing, present);
     granted(store, "d", "h").await;

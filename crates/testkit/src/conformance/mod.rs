@@ -19,9 +19,11 @@ pub mod connections;
 pub mod differential;
 pub mod durability;
 pub mod feed;
+pub mod moving;
 mod scene;
 pub mod settlements;
 pub mod tenants;
+pub mod unread;
 pub mod upkeep;
 
 pub use scene::Subject;
@@ -50,7 +52,8 @@ macro_rules! conformance_tests {
                 a_deletion_voids_an_answer,
                 a_late_answer_is_adopted,
                 a_repeated_commit_is_recognised,
-                a_token_that_another_grant_has_is_kept;
+                a_token_that_another_grant_has_is_kept,
+                an_old_token_is_recognised;
             settlements:
                 a_death_needs_the_version_and_the_claim,
                 trouble_is_announced_once,
@@ -60,6 +63,7 @@ macro_rules! conformance_tests {
                 a_whole_is_its_parts,
                 an_authorization_makes_both,
                 an_authorization_replaces_its_own_grant_only,
+                connections_page_by_key,
                 a_known_token_is_a_conflict,
                 one_of_many_authorizations_with_a_token_wins,
                 a_patch_is_merged,
@@ -72,8 +76,20 @@ macro_rules! conformance_tests {
                 an_application_with_connections_stays,
                 keys_round_trip,
                 clients_round_trip,
-                one_value_for_all;
+                clients_page_by_name,
+                a_new_secret_is_not_resealed_away,
+                one_value_for_all,
+                a_new_value_is_not_replaced;
+            unread:
+                answers_are_kept_beside_their_grant,
+                few_answers_are_kept,
+                answers_page_by_grant,
+                a_reseal_needs_the_answer_that_was_read;
+            moving:
+                a_frozen_store_says_so,
+                what_is_restored_is_as_it_was;
             upkeep:
+                grants_are_read_at_once,
                 what_wants_keeping_alive,
                 a_reseal_needs_its_version,
                 grants_page_by_id;

@@ -95,7 +95,7 @@ pub(super) async fn granted(store: &dyn Store, consumer: &str, grant: &str) -> G
 pub(super) async fn authorized(store: &dyn Store, request: Authorize) -> GrantRow {
     match store.authorize(request).await.expect("authorize").value {
         Authorized::Done(_, row) => *row,
-        Authorized::Conflict => panic!("the authorization should not conflict"),
+        Authorized::Conflict(why) => panic!("the authorization should not conflict: {why:?}"),
     }
 }
 

@@ -254,3 +254,76 @@ pub async fn one_value_for_all(subject: Subject) {
         [3]
     );
 }
+
+/// Pages by application and connector meet every client once, also one whose application is gone.
+pub async fn clients_page_by_name(subject: Subject) {
+    let store = &*subject.store;
+    let names = [("a", "x"), ("a", "y"), ("b", "a"), ("b", "z")];
+    for (application, connector) in names.iter().rev() {
+        let client = oauth_client(application, connector);
+        store.put_client(client).await.expect("put");
+    }
+    let first = store.clients_after(None, 3).await.expect("read");
+    assert_eq!(
+        first,
+        [0, 1, 2].map(|n| oauth_client(names[n].0, names[n].1))
+    );
+    let after = (&"b".into(), &"a".into());
+    let second = store.clients_after(Some(after), 3).await.expect("read");
+    assert_eq!(second, [oauth_client("b", "z")]);
+}
+
+/// Whoever seals a secret anew does not put it back over one that was set meanwhile.
+pub async fn a_new_secret_is_not_resealed_away(subject: Subject) {
+    let store = &*subject.store;
+    let read = oauth_client("acme", "books");
+    store.put_client(read.clone()).await.expect("put");
+    assert!(
+        store
+            .reseal_client(&read, b"resealed".to_vec())
+            .await
+            .expect("reseal")
+    );
+    let resealed = OAuthClient {
+        sealed_secret: Some(b"resealed".to_vec()),
+        ..read.clone()
+    };
+    let (acme, books) = ("acme".into(), "books".into());
+    let client = store.client(&acme, &books).await.expect("read");
+    assert_eq!(client, Some(resealed));
+
+    let set = OAuthClient {
+        client_id: "another".to_owned(),
+        sealed_secret: Some(b"set meanwhile".to_vec()),
+        ..read.clone()
+    };
+    store.put_client(set.clone()).await.expect("put");
+    assert!(
+        !store
+            .reseal_client(&read, b"late".to_vec())
+            .await
+            .expect("reseal")
+    );
+    assert_eq!(store.client(&acme, &books).await.expect("read"), Some(set));
+    store.delete_client(&acme, &books).await.expect("delete");
+    assert!(
+        !store
+            .reseal_client(&read, b"late".to_vec())
+            .await
+            .expect("reseal")
+    );
+    assert_eq!(store.client(&acme, &books).await.expect("read"), None);
+}
+
+/// A value is replaced by whoever has read the present one.
+pub async fn a_new_value_is_not_replaced(subject: Subject) {
+    let store = &*subject.store;
+    assert_eq!(store.value("v").await.expect("read"), None);
+    let replace =
+        |read: &'static [u8], value: &'static [u8]| store.replace_value("v", read, value.to_vec());
+    assert!(!replace(b"", b"1").await.expect("replace"));
+    store.put_value("v", b"1".to_vec()).await.expect("put");
+    assert!(replace(b"1", b"2").await.expect("replace"));
+    assert!(!replace(b"1", b"3").await.expect("replace"));
+    assert_eq!(store.value("v").await.expect("read"), Some(b"2".to_vec()));
+}

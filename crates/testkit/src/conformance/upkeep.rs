@@ -144,3 +144,20 @@ pub async fn grants_page_by_id(subject: Subject) {
         ["g2"]
     );
 }
+
+/// What is asked for at once is what is read one by one; what does not exist is left out.
+pub async fn grants_are_read_at_once(subject: Subject) {
+    let store = &*subject.store;
+    for grant in ["g1", "g2", "g3"] {
+        granted(store, grant, grant).await;
+    }
+    let ids = ["g3", "none", "g1"].map(Into::into);
+    let read_at_once = store.grants(&ids).await.expect("read");
+    let mut rows = read_at_once.value;
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(rows, [read(store, "g1").await, read(store, "g3").await]);
+    let nothing = store.grants(&[]).await.expect("read");
+    assert!(nothing.value.is_empty() && read_at_once.at <= nothing.at);
+    let missing = store.grants(&["none".into()]).await.expect("read");
+    assert!(missing.value.is_empty() && nothing.at <= missing.at);
+}

@@ -31,7 +31,7 @@ use crate::{
     seal::Key,
     secret::Secret,
     spool::FolderSpool,
-    store::{ConnectionPatch, MemoryStore},
+    store::{ConnectionPatch, MemoryStore, prelude::*},
     sync::lock,
     time::{Moment, SeededChance, TokioClock},
     transport::{Answer, Patience, Transport, TransportError},

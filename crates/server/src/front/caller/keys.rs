@@ -22,7 +22,7 @@ use http::HeaderValue;
 use subtle::ConstantTimeEq as _;
 use tokenward::{
     ApplicationId,
-    store::{ApiKey, Store, StoreResult},
+    store::{ApiKey, Store, StoreError, StoreResult},
     time::{Clock, Moment},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -318,7 +318,13 @@ impl Inner {
     async fn ask(&self, digest: Digest) -> Found {
         let asked = self.clock.now();
         let found = self.store.find(&digest).await;
-        let found = found.map_err(|error| error.0)?;
+        let found = found.map_err(|error| {
+            // Slow is not away.
+            if let StoreError::Busy(_) = &error {
+                self.answers.fetch_add(1, Ordering::SeqCst);
+            }
+            error.to_string()
+        })?;
         self.answers.fetch_add(1, Ordering::SeqCst);
         self.away.store(false, Ordering::SeqCst);
         let found = found.filter(|found| bool::from(found.digest.ct_eq(&digest)));

@@ -6,10 +6,7 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use tokenward::{
-    store::StoreError,
-    time::{StoreTime, TokioClock},
-};
+use tokenward::time::{StoreTime, TokioClock};
 use tokio::task::yield_now;
 
 use super::*;
@@ -39,7 +36,7 @@ impl Find for Slow {
         state.turns.acquire().await.unwrap().forget();
         state.at_a_time.fetch_sub(1, Ordering::SeqCst);
         if state.broken.load(Ordering::SeqCst) {
-            return Err(StoreError("away".to_owned()));
+            return Err(StoreError::Away("away".to_owned()));
         }
         let kept = locked(&state.kept);
         Ok(kept.iter().find(|key| key.digest == *digest).cloned())

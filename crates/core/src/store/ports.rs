@@ -1,0 +1,267 @@
+//! The ports: what the vault and the server ask of a store, by audience.
+//!
+//! [`Store`] is all of them. [`Tenants`] and [`Moving`] have defaults, so that a store for one
+//! application alone, which nobody moves, implements neither.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{
+    ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
+    Freeze, OAuthClient, Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer,
+    Whole,
+};
+use crate::{
+    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
+    refresh::ledger::{
+        ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
+    },
+};
+
+/// The vault's store: all ports.
+pub trait Store:
+    Ledger + UnreadAnswers + Connections + Clients + Tenants + Values + Feed + Moving
+{
+}
+
+impl<T> Store for T where
+    T: Ledger + UnreadAnswers + Connections + Clients + Tenants + Values + Feed + Moving + ?Sized
+{
+}
+
+/// Grants: the protocol's verbs.
+#[async_trait]
+pub trait Ledger: Send + Sync + fmt::Debug {
+    /// Reads a grant.
+    async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>>;
+    /// Reads those of the grants that exist, in any order, at once.
+    async fn grants(&self, ids: &[GrantId]) -> StoreResult<Stamped<Vec<GrantRow>>>;
+    /// [`GrantRow::claim`].
+    async fn claim(&self, request: ClaimRequest) -> StoreResult<Stamped<ClaimReply>>;
+    /// [`GrantRow::extend`]; `false` also when the grant is gone.
+    async fn extend(&self, grant: &GrantId, epoch: u64, ttl: Duration) -> StoreResult<bool>;
+    /// [`GrantRow::commit`]. Durable when it returns. What it replaces is kept as a
+    /// [`ReplacedToken`].
+    async fn commit(&self, request: CommitRequest) -> StoreResult<Stamped<CommitReply>>;
+    /// [`GrantRow::settle`].
+    async fn settle(&self, request: SettleRequest) -> StoreResult<Stamped<SettleReply>>;
+    /// Live grants whose refresh token wants keeping alive, at most `limit`, most urgent first.
+    async fn keep_alive_due(&self, limit: usize) -> StoreResult<Vec<GrantRow>>;
+    /// Replaces the seal of a version with another seal of the same; `false` if it has moved.
+    async fn reseal(&self, grant: &GrantId, version: u64, sealed: Vec<u8>) -> StoreResult<bool>;
+    /// Grants by id, after `after`, at most `limit`.
+    async fn grants_after(
+        &self,
+        after: Option<&GrantId>,
+        limit: usize,
+    ) -> StoreResult<Vec<GrantRow>>;
+}
+
+/// Answers of token endpoints that could not be read, beside the grants that they are for. They go
+/// with their grant.
+#[async_trait]
+pub trait UnreadAnswers: Send + Sync + fmt::Debug {
+    /// Keeps an answer, durably, in the place of one of the same epoch, and drops what is then too
+    /// much ([`UnreadAnswer::surplus`]); `false` if there is no such grant.
+    async fn keep_unread(&self, answer: UnreadAnswer) -> StoreResult<bool>;
+    /// A grant's answers, oldest epoch first.
+    async fn unread(&self, grant: &GrantId) -> StoreResult<Vec<UnreadAnswer>>;
+    /// Everybody's answers by grant and epoch, after `after`, at most `limit`.
+    async fn unread_after(
+        &self,
+        after: Option<(&GrantId, u64)>,
+        limit: usize,
+    ) -> StoreResult<Vec<UnreadAnswer>>;
+    /// Replaces the seal of an answer, if it is still the one that was read.
+    async fn reseal_unread(&self, read: &UnreadAnswer, sealed: Vec<u8>) -> StoreResult<bool>;
+    /// Drops an answer; `false` if there was none.
+    async fn remove_unread(&self, grant: &GrantId, epoch: u64) -> StoreResult<bool>;
+}
+
+/// Connections, and what touches a connection and its grant together.
+#[async_trait]
+pub trait Connections: Ledger + Clients {
+    /// Reads a connection.
+    async fn connection(&self, key: &ConnectionKey) -> StoreResult<Option<Connection>>;
+    /// Reads a connection, its client and its grant: at once, where that costs less.
+    async fn whole(&self, key: &ConnectionKey) -> StoreResult<Option<Whole>> {
+        let Some(connection) = self.connection(key).await? else {
+            return Ok(None);
+        };
+        let client = self.client(&key.application, &key.service).await?;
+        let grant = match &connection.grant {
+            Some(grant) => Some(self.grant(grant).await?),
+            None => None,
+        };
+        Ok(Some(Whole {
+            connection,
+            client,
+            grant,
+        }))
+    }
+    /// An application's connections, of one consumer or of all, in the order of their keys.
+    async fn connections(
+        &self,
+        application: &ApplicationId,
+        consumer: Option<&ConsumerId>,
+    ) -> StoreResult<Vec<Connection>>;
+    /// Everybody's connections in the order of their keys, after `after`, at most `limit`.
+    async fn connections_after(
+        &self,
+        after: Option<&ConnectionKey>,
+        limit: usize,
+    ) -> StoreResult<Vec<Connection>>;
+    /// Some connection that uses a grant; which one does not matter.
+    async fn connection_of(&self, grant: &GrantId) -> StoreResult<Option<Connection>>;
+    /// The grant of an application and connector with this refresh token.
+    async fn grant_by_fingerprint(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+        fingerprint: &[u8; 32],
+    ) -> StoreResult<Option<GrantRow>>;
+    /// Makes or re-authorizes a connection and its grant, as [`Authorize::decide`] says.
+    async fn authorize(&self, request: Authorize) -> StoreResult<Stamped<Authorized>>;
+    /// Makes or changes a connection without touching its grant's tokens.
+    async fn save_connection(
+        &self,
+        key: &ConnectionKey,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Connection>;
+    /// Makes a connection use another one's grant, or a connection that does; `None` if there is
+    /// no such grant. The grant that it used before goes with its last connection.
+    async fn link(
+        &self,
+        key: &ConnectionKey,
+        grant: &GrantId,
+        patch: ConnectionPatch,
+    ) -> StoreResult<Option<Connection>>;
+    /// Deletes a connection, and its grant if no other connection uses it.
+    async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>>;
+}
+
+/// Applications' registrations at providers.
+#[async_trait]
+pub trait Clients: Send + Sync + fmt::Debug {
+    /// Makes or replaces an OAuth client.
+    async fn put_client(&self, client: OAuthClient) -> StoreResult<()>;
+    /// Replaces the seal of a client's secret with another seal of the same, if the secret is
+    /// still the one that was read.
+    async fn reseal_client(&self, read: &OAuthClient, sealed: Vec<u8>) -> StoreResult<bool>;
+    /// Reads an OAuth client.
+    async fn client(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+    ) -> StoreResult<Option<OAuthClient>>;
+    /// An application's clients.
+    async fn clients(&self, application: &ApplicationId) -> StoreResult<Vec<OAuthClient>>;
+    /// Everybody's clients by application and connector, after `after`, at most `limit`.
+    async fn clients_after(
+        &self,
+        after: Option<(&ApplicationId, &ConnectorId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<OAuthClient>>;
+    /// Deletes a client; `false` if there was none.
+    async fn delete_client(
+        &self,
+        application: &ApplicationId,
+        connector: &ConnectorId,
+    ) -> StoreResult<bool>;
+}
+
+/// Applications and their API keys. By default: there are none, and none can be made.
+#[async_trait]
+pub trait Tenants: Send + Sync + fmt::Debug {
+    /// Makes an application.
+    async fn add_application(&self, _id: &ApplicationId, _name: &str) -> StoreResult<Application> {
+        Err(not_kept("applications"))
+    }
+    /// All applications, oldest first.
+    async fn applications(&self) -> StoreResult<Vec<Application>> {
+        Ok(Vec::new())
+    }
+    /// Deletes an application with its keys and clients; `Ok(false)` if there was none, an error
+    /// if it still has connections.
+    async fn delete_application(&self, _id: &ApplicationId) -> StoreResult<bool> {
+        Ok(false)
+    }
+    /// Makes a key; `created_at` is set by the store.
+    async fn add_key(&self, _key: ApiKey) -> StoreResult<()> {
+        Err(not_kept("API keys"))
+    }
+    /// Finds a key. Anybody can make somebody ask: whoever else waits for the store is served
+    /// first.
+    async fn key_by_digest(&self, _digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+        Ok(None)
+    }
+    /// An application's keys.
+    async fn keys(&self, _application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {
+        Ok(Vec::new())
+    }
+    /// Deletes a key; `false` if there was none.
+    async fn delete_key(&self, _application: &ApplicationId, _id: &str) -> StoreResult<bool> {
+        Ok(false)
+    }
+}
+
+/// The vault's own values.
+#[async_trait]
+pub trait Values: Send + Sync + fmt::Debug {
+    /// The value, if there is one.
+    async fn value(&self, name: &str) -> StoreResult<Option<Vec<u8>>>;
+    /// The value; the given one if there is none yet.
+    async fn value_or_insert(&self, name: &str, value: Vec<u8>) -> StoreResult<Vec<u8>>;
+    /// Replaces a value.
+    async fn put_value(&self, name: &str, value: Vec<u8>) -> StoreResult<()>;
+    /// Replaces a value if it is still the one that was read.
+    async fn replace_value(&self, name: &str, read: &[u8], value: Vec<u8>) -> StoreResult<bool>;
+}
+
+/// What other processes have changed.
+#[async_trait]
+pub trait Feed: Send + Sync + fmt::Debug {
+    /// What has changed since a position; `None` asks for the present position only.
+    async fn changes(&self, since: Option<u64>) -> StoreResult<Changes>;
+    /// Returns when there may be something new in [`changes`](Self::changes): a hint for those who
+    /// poll it, which may come in vain or not at all. A store that hears nothing never returns.
+    async fn news(&self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Moving a vault to another store. By default: it cannot be moved.
+#[async_trait]
+pub trait Moving: Send + Sync + fmt::Debug {
+    /// Refuses writes of every process, or takes them again. Reads are served. What is being
+    /// written is waited for.
+    async fn freeze(&self, _what: Freeze) -> StoreResult<()> {
+        Err(not_kept("moves"))
+    }
+    /// What is refused at present.
+    async fn frozen(&self) -> StoreResult<Freeze> {
+        Ok(Freeze::Nothing)
+    }
+    /// How many claims are in force.
+    async fn claims_in_force(&self) -> StoreResult<u64> {
+        Err(not_kept("moves"))
+    }
+    /// Replaced tokens by grant and slot, after `after`, at most `limit`.
+    async fn replaced_after(
+        &self,
+        _after: Option<(&GrantId, u8)>,
+        _limit: usize,
+    ) -> StoreResult<Vec<ReplacedToken>> {
+        Err(not_kept("moves"))
+    }
+    /// Writes rows as they stand, over those of the same name. Durable when it returns; if it
+    /// fails, none of them is there.
+    async fn restore(&self, _records: Vec<Record>) -> StoreResult<()> {
+        Err(not_kept("moves"))
+    }
+}
+
+fn not_kept(what: &str) -> StoreError {
+    StoreError::Refused(format!("this store knows no {what}"))
+}

@@ -1,0 +1,185 @@
+//! What a store keeps beside grants, as values.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde_json::{Map, Value};
+
+use super::{ReplacedToken, Stamped, UnreadAnswer};
+use crate::{
+    id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
+    refresh::ledger::GrantRow,
+    time::StoreTime,
+};
+
+/// A tenant of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// Its id.
+    pub id: ApplicationId,
+    /// Its name for people.
+    pub name: String,
+    /// When it was made.
+    pub created_at: StoreTime,
+}
+
+/// An API key, as it is kept: its digest only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its id, which is not secret.
+    pub id: String,
+    /// Whose it is.
+    pub application: ApplicationId,
+    /// SHA-256 of the key. The key has 256 random bits, so that nothing slower is needed.
+    pub digest: [u8; 32],
+    /// Its first characters, by which people tell keys apart.
+    pub hint: String,
+    /// When it was made.
+    pub created_at: StoreTime,
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey")
+            .field("id", &self.id)
+            .field("application", &self.application)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An application's registration at a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OAuthClient {
+    /// Whose it is.
+    pub application: ApplicationId,
+    /// At which provider.
+    pub connector: ConnectorId,
+    /// The public identifier.
+    pub client_id: String,
+    /// The sealed secret; `None` for a public client.
+    pub sealed_secret: Option<Vec<u8>>,
+    /// Values for `{client.NAME}` in the connector's templates.
+    pub settings: BTreeMap<String, String>,
+    /// Scopes beside the connector's own.
+    pub scopes: Vec<String>,
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Which.
+    pub key: ConnectionKey,
+    /// The grant that it uses; several connections may use one.
+    pub grant: Option<GrantId>,
+    /// Switched off by the consumer.
+    pub enabled: bool,
+    /// Values for `{settings.NAME}`.
+    pub settings: Map<String, Value>,
+    /// The application's own.
+    pub metadata: Map<String, Value>,
+    /// When it was made.
+    pub created_at: StoreTime,
+    /// When it was last changed by a person; not by refreshes.
+    pub updated_at: StoreTime,
+}
+
+/// A connection with what its use takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// The connection.
+    pub connection: Connection,
+    /// The OAuth client of its application and connector.
+    pub client: Option<OAuthClient>,
+    /// Its grant's row, if it has a grant.
+    pub grant: Option<Stamped<Option<GrantRow>>>,
+}
+
+/// A change to a connection's own values. `None` leaves a value as it is; maps are merged at
+/// their first level, and a `null` in them removes the entry.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionPatch {
+    /// Switch on or off.
+    pub enabled: Option<bool>,
+    /// Merged into the settings.
+    pub settings: Option<Map<String, Value>>,
+    /// Merged into the metadata.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+impl Connection {
+    /// A connection that nobody has touched yet.
+    pub fn new(key: ConnectionKey, now: StoreTime) -> Self {
+        Self {
+            key,
+            grant: None,
+            enabled: true,
+            settings: Map::new(),
+            metadata: Map::new(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// Applies a patch.
+    pub fn apply(&mut self, patch: ConnectionPatch, now: StoreTime) {
+        fn merge(into: &mut Map<String, Value>, from: Option<Map<String, Value>>) {
+            for (key, value) in from.into_iter().flatten() {
+                if value.is_null() {
+                    into.remove(&key);
+                } else {
+                    into.insert(key, value);
+                }
+            }
+        }
+        self.enabled = patch.enabled.unwrap_or(self.enabled);
+        merge(&mut self.settings, patch.settings);
+        merge(&mut self.metadata, patch.metadata);
+        self.updated_at = now;
+    }
+}
+
+/// What a deletion removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// The connection.
+    pub connection: Connection,
+    /// Its grant, if no other connection used it: it is gone too.
+    pub grant: Option<GrantRow>,
+}
+
+/// A row, as a move from one store to another carries it: with all that it holds, and sealed as
+/// it is.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A value of the vault's own.
+    Value(String, Vec<u8>),
+    /// A tenant.
+    Application(Application),
+    /// A key.
+    Key(ApiKey),
+    /// An OAuth client.
+    Client(OAuthClient),
+    /// A grant.
+    Grant(Box<GrantRow>),
+    /// A connection.
+    Connection(Box<Connection>),
+    /// An answer that could not be read.
+    Unread(UnreadAnswer),
+    /// A refresh token that was replaced.
+    Replaced(ReplacedToken),
+}
+
+/// What a store that is being moved refuses, to all processes, until it is told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freeze {
+    /// New claims: no refresh begins, those under way are saved.
+    Claims,
+    /// Every write.
+    Writes,
+    /// Nothing.
+    Nothing,
+}
+
+impl Freeze {
+    /// What a store answers that takes no writes.
+    pub const WORDS: &str = "this vault is being moved, or has been moved, to another store";
+}
