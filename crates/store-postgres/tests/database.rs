@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 use scene::{HOUR, claiming, cluster, granted, key, open, refreshed};
 use tokenward::{
     id::GrantId,
-    store::{Change, ConnectionPatch, prelude::*},
+    store::{Change, ConnectionPatch, UnreadAnswer, prelude::*},
+    time::StoreTime,
 };
 use tokenward_store_postgres::{OpenError, PostgresOptions, PostgresStore};
 use tokenward_testkit::postgres::PostgresCluster;
@@ -36,7 +37,38 @@ async fn many_replicas_may_start_on_a_new_database_at_once() {
     let values = replicas.join_all().await;
     assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
     let versions = cluster.sql("vault", "SELECT version FROM tokenward.schema_version");
-    assert_eq!(versions.unwrap(), "1");
+    assert_eq!(versions.unwrap(), "2");
+}
+
+/// A vault of the first schema is brought to the present one, with all that it holds.
+#[tokio::test]
+async fn an_older_vault_is_migrated() {
+    let cluster = cluster(&[]);
+    let first = format!(
+        "CREATE SCHEMA tokenward;
+         CREATE TABLE tokenward.schema_version (version bigint NOT NULL);
+         INSERT INTO tokenward.schema_version (version) VALUES (1);
+         {}
+         INSERT INTO tokenward.grants (id, application, connector, version, authorized_version,
+             sealed, epoch, committed_epoch, revision)
+         VALUES ('g', 'acme', 'books', 3, 1, '\\x07', 2, 2, 1)",
+        include_str!("../migrations/0001_vault.sql")
+    );
+    cluster.sql("vault", &first).unwrap();
+    for _ in 0..2 {
+        let store = open(&cluster.url()).await;
+        let row = store.grant(&"g".into()).await.unwrap().value.unwrap();
+        assert_eq!((row.version, row.sealed), (3, vec![7]));
+        let answer = UnreadAnswer {
+            grant: "g".into(),
+            epoch: 2,
+            base: 3,
+            at: StoreTime(1),
+            sealed: vec![9],
+        };
+        assert_eq!(store.keep_unread(answer.clone()).await, Ok(true));
+        assert_eq!(store.unread(&"g".into()).await, Ok(vec![answer]));
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use scene::{
     refreshed,
 };
 use tokenward::{
-    store::{Store, prelude::*},
+    store::Store,
     time::{Clock, TokioClock},
 };
 use tokenward_testkit::{Signal, postgres::PostgresCluster, signal};

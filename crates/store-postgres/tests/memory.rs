@@ -21,9 +21,7 @@ use scene::{HOUR, claiming, cluster, committing, open};
 use tokenward::{
     id::ConnectionKey,
     refresh::ledger::{ClaimReply, FreshGrant, GrantRow, SettleRequest, Verdict},
-    store::{
-        Authorize, Authorized, Change, Connection, ConnectionPatch, MemoryStore, Store, prelude::*,
-    },
+    store::{Authorize, Authorized, Change, Connection, ConnectionPatch, MemoryStore, Store},
     time::{StoreTime, TokioClock},
 };
 
@@ -139,7 +137,7 @@ impl Run<'_> {
                     Authorized::Done(connection, row) => {
                         format!("{} {}", say_connection(&connection), say_grant(&row))
                     }
-                    Authorized::Conflict => "conflict".to_owned(),
+                    Authorized::Conflict(why) => format!("conflict: {why:?}"),
                 }
             }
             Deed::Save { consumer, enabled } => {

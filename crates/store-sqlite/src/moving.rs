@@ -51,7 +51,7 @@ impl Moving for SqliteStore {
         limit: usize,
     ) -> StoreResult<Vec<ReplacedToken>> {
         let after = after.map(|(grant, slot)| (grant.clone(), slot));
-        self.read(move |db| unread::replaced_after(db, after, limit))
+        self.read(move |db| unread::replaced_after(db, after.as_ref(), limit))
             .await
     }
 

@@ -229,7 +229,7 @@ impl Clients for SqliteStore {
         limit: usize,
     ) -> StoreResult<Vec<OAuthClient>> {
         let after = after.map(|(application, connector)| (application.clone(), connector.clone()));
-        self.read(move |db| tenants::clients_after(db, after, limit))
+        self.read(move |db| tenants::clients_after(db, after.as_ref(), limit))
             .await
     }
 
@@ -334,7 +334,8 @@ impl UnreadAnswers for SqliteStore {
         limit: usize,
     ) -> StoreResult<Vec<UnreadAnswer>> {
         let after = after.map(|(grant, epoch)| (grant.clone(), epoch));
-        self.read(move |db| unread::after(db, after, limit)).await
+        self.read(move |db| unread::after(db, after.as_ref(), limit))
+            .await
     }
 
     async fn reseal_unread(&self, read: &UnreadAnswer, sealed: Vec<u8>) -> StoreResult<bool> {

@@ -52,10 +52,10 @@ pub(crate) fn clients(db: &Db, application: &ApplicationId) -> Outcome<Vec<OAuth
 
 pub(crate) fn clients_after(
     db: &Db,
-    after: Option<(ApplicationId, ConnectorId)>,
+    after: Option<&(ApplicationId, ConnectorId)>,
     limit: usize,
 ) -> Outcome<Vec<OAuthClient>> {
-    let (application, connector) = match &after {
+    let (application, connector) = match after {
         Some((application, connector)) => (application.as_str(), connector.as_str()),
         None => ("", ""),
     };

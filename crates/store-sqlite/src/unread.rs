@@ -47,10 +47,10 @@ pub(crate) fn of_grant(db: &Db, grant: &GrantId) -> Outcome<Vec<UnreadAnswer>> {
 
 pub(crate) fn after(
     db: &Db,
-    after: Option<(GrantId, u64)>,
+    after: Option<&(GrantId, u64)>,
     limit: usize,
 ) -> Outcome<Vec<UnreadAnswer>> {
-    let (grant, epoch) = match &after {
+    let (grant, epoch) = match after {
         Some((grant, epoch)) => (grant.as_str(), integer(*epoch)?),
         // No id is empty.
         None => ("", 0),
@@ -123,10 +123,10 @@ pub(crate) fn put_replaced(db: &Db, token: &ReplacedToken) -> Outcome<()> {
 
 pub(crate) fn replaced_after(
     db: &Db,
-    after: Option<(GrantId, u8)>,
+    after: Option<&(GrantId, u8)>,
     limit: usize,
 ) -> Outcome<Vec<ReplacedToken>> {
-    let (grant, slot) = match &after {
+    let (grant, slot) = match after {
         Some((grant, slot)) => (grant.as_str(), *slot),
         None => ("", 0),
     };

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, sync::Barrier, thread, time::Duration};
 
 use rusqlite::Connection;
-use tokenward::store::prelude::*;
+use tokenward::{
+    store::{UnreadAnswer, prelude::*},
+    time::StoreTime,
+};
 use tokenward_store_sqlite::{OpenError, SqliteStore};
 
 fn open_error(path: &Path) -> OpenError {
@@ -30,6 +33,39 @@ fn a_newer_schema_is_refused_and_left_alone() {
             .contains("this vault was written by a newer tokenward (schema 99)"),
         "{error}"
     );
+}
+
+/// A vault of the first schema is brought to the present one, with all that it holds.
+#[tokio::test]
+async fn an_older_vault_is_migrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vault.db");
+    let raw = Connection::open(&path).unwrap();
+    raw.execute_batch(include_str!("../migrations/0001_vault.sql"))
+        .unwrap();
+    raw.execute_batch(
+        "INSERT INTO vault_values (name, value) VALUES ('pepper', x'0102');
+         INSERT INTO grants (id, application, connector, version, authorized_version, sealed,
+             epoch, committed_epoch) VALUES ('g', 'acme', 'books', 3, 1, x'07', 2, 2);
+         PRAGMA application_id = 1416320868; PRAGMA user_version = 1",
+    )
+    .unwrap();
+    drop(raw);
+    for _ in 0..2 {
+        let store = SqliteStore::open(&path).unwrap();
+        assert_eq!(store.value("pepper").await, Ok(Some(vec![1, 2])));
+        let row = store.grant(&"g".into()).await.unwrap().value.unwrap();
+        assert_eq!((row.version, row.sealed), (3, vec![7]));
+        let answer = UnreadAnswer {
+            grant: "g".into(),
+            epoch: 2,
+            base: 3,
+            at: StoreTime(1),
+            sealed: vec![9],
+        };
+        assert_eq!(store.keep_unread(answer.clone()).await, Ok(true));
+        assert_eq!(store.unread(&"g".into()).await, Ok(vec![answer]));
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokenward::{
         ledger::{ClaimReply, ClaimRequest, CommitReply, CommitRequest, Need},
         replay::ReplayPolicy,
     },
-    store::Store,
+    store::prelude::*,
     time::{Chance as _, Clock as _, SeededChance, StoreTime, TokioClock},
 };
 use tokenward_store_postgres::PostgresStore;

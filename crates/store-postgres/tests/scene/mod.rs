@@ -19,7 +19,7 @@ use tokenward::{
         },
         replay::ReplayPolicy,
     },
-    store::{Authorize, Authorized, ConnectionPatch, Store, prelude::*},
+    store::{Authorize, Authorized, ConnectionPatch, Store},
     time::StoreTime,
 };
 use tokenward_store_postgres::{PostgresOptions, PostgresStore};
@@ -61,7 +61,7 @@ pub(crate) async fn granted(store: &dyn Store, grant: &str) -> GrantRow {
     };
     match store.authorize(request).await.unwrap().value {
         Authorized::Done(_, row) => *row,
-        Authorized::Conflict => panic!("the authorization should not conflict"),
+        Authorized::Conflict(why) => panic!("the authorization conflicts: {why:?}"),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use tokenward::{
     refresh::ledger::{ClaimReply, CommitReply},
-    store::{Store, prelude::*},
+    store::prelude::*,
 };
 use tokenward_store_postgres::PostgresStore;
 

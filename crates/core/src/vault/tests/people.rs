@@ -100,4 +100,27 @@ async fn a_delete_whose_caller_leaves_revokes_all_the_same() {
     world.pass(1).await;
     assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
     assert!(world.vault.drain(Duration::from_secs(1)).await);
+
+/// Sending it would have the provider revoke the living token, and the connections that use it.
+#[tokio::test(start_paused = true)]
+async fn an_old_export_is_refused_and_the_living_grant_stays() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    let export = || Import {
+        access_token: Some(Secret::new("at-1")),
+        refresh_token: Some(Secret::new("rt-1")),
+        ..Import::default()
+    };
+    let other = ConnectionKey::new("app", "other", "crm", "acme");
+    for key in [&world.key, &other] {
+        let refused = world.vault.import(key, export()).await.unwrap_err();
+        let AdminError::ReplacedToken { holder, .. } = &refused else {
+            panic!("not recognised: {refused}");
+        };
+        assert!(holder.contains(&world.key.to_string()), "{refused}");
+    }
+    world.pass(700).await;
+    assert_eq!(world.token().await.unwrap(), "at-3");
+    assert_eq!(world.refreshes(), 2);
 }
