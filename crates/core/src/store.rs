@@ -9,6 +9,8 @@
 //! applies a pure function, and writes rows.
 
 mod authorize;
+#[cfg(test)]
+pub(crate) mod disturbed;
 mod feed;
 mod memory;
 mod ports;

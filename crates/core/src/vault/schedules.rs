@@ -21,20 +21,13 @@ use shuttle::{
 use super::*;
 use crate::{
     error::TokenError,
-    id::ConsumerId,
     oauth::TokenRequest,
     observe::Blind,
-    refresh::ledger::{
-        ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, Need, SettleReply,
-        SettleRequest,
-    },
+    refresh::ledger::{GrantRow, Need},
     seal::Key,
     secret::Secret,
     spool::NoSpool,
-    store::{
-        self, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted, MemoryStore,
-        OAuthClient, Stamped, StoreResult, UnreadAnswer, prelude::*,
-    },
+    store::{MemoryStore, disturbed::Disturbed, prelude::*},
     time::{Boxed, Moment, SeededChance},
     transport::{Answer, Patience, TransportError},
 };
@@ -92,69 +85,19 @@ impl Clock for StandStill {
 #[derive(Debug)]
 struct Busy(MemoryStore);
 
-macro_rules! busy {
-    ($($port:ident { $($verb:ident($($name:ident: $type:ty),*) -> $reply:ty;)* })*) => {
-        $(#[async_trait]
-        impl store::$port for Busy {
-            $(async fn $verb(&self, $($name: $type),*) -> StoreResult<$reply> {
-                yield_now().await;
-                let reply = self.0.$verb($($name),*).await;
-                yield_now().await;
-                reply
-            })*
-        })*
-    };
-}
+#[async_trait]
+impl Disturbed for Busy {
+    fn truth(&self) -> &MemoryStore {
+        &self.0
+    }
 
-busy! {
-    Ledger {
-        grant(id: &GrantId) -> Stamped<Option<GrantRow>>;
-        grants(ids: &[GrantId]) -> Stamped<Vec<GrantRow>>;
-        claim(request: ClaimRequest) -> Stamped<ClaimReply>;
-        extend(grant: &GrantId, epoch: u64, ttl: Duration) -> bool;
-        commit(request: CommitRequest) -> Stamped<CommitReply>;
-        settle(request: SettleRequest) -> Stamped<SettleReply>;
-        keep_alive_due(limit: usize) -> Vec<GrantRow>;
-        reseal(grant: &GrantId, version: u64, sealed: Vec<u8>) -> bool;
-        grants_after(after: Option<&GrantId>, limit: usize) -> Vec<GrantRow>;
+    async fn before(&self) {
+        yield_now().await;
     }
-    UnreadAnswers {
-        keep_unread(answer: UnreadAnswer) -> bool;
-        unread(grant: &GrantId) -> Vec<UnreadAnswer>;
-        unread_after(after: Option<(&GrantId, u64)>, limit: usize) -> Vec<UnreadAnswer>;
-        reseal_unread(read: &UnreadAnswer, sealed: Vec<u8>) -> bool;
-        remove_unread(grant: &GrantId, epoch: u64) -> bool;
+
+    async fn after(&self) {
+        yield_now().await;
     }
-    Connections {
-        connection(key: &ConnectionKey) -> Option<Connection>;
-        connections(application: &ApplicationId, consumer: Option<&ConsumerId>) -> Vec<Connection>;
-        connections_after(after: Option<&ConnectionKey>, limit: usize) -> Vec<Connection>;
-        connection_of(grant: &GrantId) -> Option<Connection>;
-        grant_by_fingerprint(application: &ApplicationId, connector: &ConnectorId, fingerprint: &[u8; 32]) -> Option<GrantRow>;
-        authorize(request: Authorize) -> Stamped<Authorized>;
-        save_connection(key: &ConnectionKey, patch: ConnectionPatch) -> Connection;
-        link(key: &ConnectionKey, grant: &GrantId, patch: ConnectionPatch) -> Option<Connection>;
-        delete_connection(key: &ConnectionKey) -> Option<Deleted>;
-    }
-    Clients {
-        put_client(client: OAuthClient) -> ();
-        reseal_client(read: &OAuthClient, sealed: Vec<u8>) -> bool;
-        client(application: &ApplicationId, connector: &ConnectorId) -> Option<OAuthClient>;
-        clients(application: &ApplicationId) -> Vec<OAuthClient>;
-        clients_after(after: Option<(&ApplicationId, &ConnectorId)>, limit: usize) -> Vec<OAuthClient>;
-        delete_client(application: &ApplicationId, connector: &ConnectorId) -> bool;
-    }
-    Values {
-        value(name: &str) -> Option<Vec<u8>>;
-        value_or_insert(name: &str, value: Vec<u8>) -> Vec<u8>;
-        put_value(name: &str, value: Vec<u8>) -> ();
-        replace_value(name: &str, read: &[u8], value: Vec<u8>) -> bool;
-    }
-    Feed {
-        changes(since: Option<u64>) -> Changes;
-    }
-    Tenants {}
-    Moving {}
 }
 
 /// Strict rotation: each refresh token works once. `rt-NAME-N` is followed by `rt-NAME-(N+1)`.

@@ -1,14 +1,7 @@
 //! A store that can stop answering, without an error.
 
 use super::*;
-use crate::{
-    id::{ApplicationId, ConnectorId, ConsumerId},
-    refresh::ledger::{CommitReply, GrantRow, SettleReply, SettleRequest},
-    store::{
-        ApiKey, Application, Authorize, Authorized, Changes, Connection, Deleted, OAuthClient,
-        Stamped, StoreResult,
-    },
-};
+use crate::store::disturbed::Disturbed;
 
 #[derive(Debug)]
 pub(super) struct Hanging {
@@ -16,51 +9,17 @@ pub(super) struct Hanging {
     pub(super) hangs: AtomicBool,
 }
 
-macro_rules! hanging {
-    ($($verb:ident($($name:ident: $type:ty),*) -> $reply:ty;)*) => {
-        #[async_trait]
-        impl Store for Hanging {
-            $(async fn $verb(&self, $($name: $type),*) -> StoreResult<$reply> {
-                if self.hangs.load(Ordering::SeqCst) {
-                    std::future::pending::<()>().await;
-                }
-                self.store.$verb($($name),*).await
-            })*
-        }
-    };
-}
+#[async_trait]
+impl Disturbed for Hanging {
+    fn truth(&self) -> &MemoryStore {
+        &self.store
+    }
 
-hanging! {
-    grant(id: &GrantId) -> Stamped<Option<GrantRow>>;
-    claim(request: ClaimRequest) -> Stamped<ClaimReply>;
-    extend(grant: &GrantId, epoch: u64, ttl: Duration) -> bool;
-    commit(request: CommitRequest) -> Stamped<CommitReply>;
-    settle(request: SettleRequest) -> Stamped<SettleReply>;
-    keep_alive_due(limit: usize) -> Vec<GrantRow>;
-    reseal(grant: &GrantId, version: u64, sealed: Vec<u8>) -> bool;
-    grants_after(after: Option<&GrantId>, limit: usize) -> Vec<GrantRow>;
-    connection(key: &ConnectionKey) -> Option<Connection>;
-    connections(application: &ApplicationId, consumer: Option<&ConsumerId>) -> Vec<Connection>;
-    connection_of(grant: &GrantId) -> Option<Connection>;
-    grant_by_fingerprint(application: &ApplicationId, connector: &ConnectorId, fingerprint: &[u8; 32]) -> Option<GrantRow>;
-    authorize(request: Authorize) -> Stamped<Authorized>;
-    save_connection(key: &ConnectionKey, patch: ConnectionPatch) -> Connection;
-    link(key: &ConnectionKey, grant: &GrantId, patch: ConnectionPatch) -> Option<Connection>;
-    delete_connection(key: &ConnectionKey) -> Option<Deleted>;
-    put_client(client: OAuthClient) -> ();
-    client(application: &ApplicationId, connector: &ConnectorId) -> Option<OAuthClient>;
-    clients(application: &ApplicationId) -> Vec<OAuthClient>;
-    delete_client(application: &ApplicationId, connector: &ConnectorId) -> bool;
-    add_application(id: &ApplicationId, name: &str) -> Application;
-    applications() -> Vec<Application>;
-    delete_application(id: &ApplicationId) -> bool;
-    add_key(key: ApiKey) -> ();
-    key_by_digest(digest: &[u8; 32]) -> Option<ApiKey>;
-    keys(application: &ApplicationId) -> Vec<ApiKey>;
-    delete_key(application: &ApplicationId, id: &str) -> bool;
-    value_or_insert(name: &str, value: Vec<u8>) -> Vec<u8>;
-    put_value(name: &str, value: Vec<u8>) -> ();
-    changes(since: Option<u64>) -> Changes;
+    async fn before(&self) {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// A process whose store can stop answering it, while it answers the others.

@@ -100,6 +100,7 @@ async fn a_delete_whose_caller_leaves_revokes_all_the_same() {
     world.pass(1).await;
     assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
     assert!(world.vault.drain(Duration::from_secs(1)).await);
+}
 
 /// Sending it would have the provider revoke the living token, and the connections that use it.
 #[tokio::test(start_paused = true)]
