@@ -9,8 +9,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokenward::{
     Secret,
-    connector::{Catalogue, EndpointKind},
-    endpoint::Context,
+    connector::{Catalogue, Connector, EndpointKind, validate_settings},
+    endpoint::{Context, HostPattern, Template},
     oauth::{self, CallbackError, TokenDialect, TokenReply, TokenSet},
     seal::Keyring,
 };
@@ -52,6 +52,16 @@ fn headers(mut data: &[u8]) -> (HeaderMap, &[u8]) {
     (headers, data)
 }
 
+/// A dialect, as the header `x-dialect` has it: the fields of `[token]` as TOML on one line.
+fn dialect(headers: &HeaderMap) -> TokenDialect {
+    headers
+        .get("x-dialect")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| toml::from_str(&format!("it = {{ {text} }}")).ok())
+        .and_then(|mut table: toml::Table| table.remove("it")?.try_into().ok())
+        .unwrap_or_default()
+}
+
 /// A token reply: status, headers, an empty line, body. What was sent is never repeated, a
 /// success has a usable access token, and a failure of the server is never the grant's death.
 pub fn token_reply(data: &[u8]) {
@@ -64,25 +74,17 @@ pub fn token_reply(data: &[u8]) {
         .unwrap_or(StatusCode::OK);
     let (headers, body) = headers(rest);
     let sent = Secret::new("rt-that-was-sent");
-    let reply = oauth::read_token_reply(
-        status,
-        &headers,
-        body,
-        &TokenDialect::default(),
-        &[&sent],
-        NOW,
-    );
+    let dialect = dialect(&headers);
+    let reply = oauth::read_token_reply(status, &headers, body, &dialect, &[&sent], NOW);
     match &reply {
         TokenReply::Granted(response) => {
             assert!(status.is_success());
-            let token = response.access_token.expose();
-            assert!(!token.is_empty());
-            assert!(
-                !response
-                    .refresh_token
-                    .as_ref()
-                    .is_some_and(Secret::is_empty)
-            );
+            let (access, refresh) = (&response.access_token, &response.refresh_token);
+            let graphic = |token: &Secret| token.expose().bytes().all(|b| b.is_ascii_graphic());
+            assert!(access.as_ref().is_none_or(|token| !token.is_empty() && graphic(token)));
+            assert!(refresh.as_ref().is_none_or(|token| !token.is_empty()));
+            assert!(access.is_some() || refresh.is_some());
+            assert!(response.expires_in.is_none_or(|lifetime| lifetime <= 3650 * DAY));
             let old = TokenSet {
                 access_token: None,
                 refresh_token: Some(Secret::new("old")),
@@ -99,7 +101,7 @@ pub fn token_reply(data: &[u8]) {
         TokenReply::Throttled { retry_after, .. } => {
             assert!(retry_after.is_none_or(|wait| wait <= DAY));
         }
-        TokenReply::Misconfigured(_) | TokenReply::Unreadable { .. } => {}
+        TokenReply::Misconfigured { .. } | TokenReply::Unreadable { .. } => {}
     }
     if !matches!(reply, TokenReply::Granted(_)) {
         assert!(!format!("{reply:?}").contains(sent.expose()));
@@ -212,6 +214,78 @@ pub fn connector_file(data: &[u8]) {
     }
 }
 
+/// A connector's URL template and what strangers say: a line for the template, one for the value,
+/// one for the host list. What is filled is on the list, and looks as its template does.
+pub fn endpoint(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut lines = text.splitn(3, '\n');
+    let (Some(template), Some(host), Some(value)) = (lines.next(), lines.next(), lines.next())
+    else {
+        return;
+    };
+    let (Ok(template), Ok(host)) = (Template::parse(template), HostPattern::parse(host)) else {
+        return;
+    };
+    let values = [("x".to_owned(), value.to_owned())].into();
+    let context = Context {
+        client: None,
+        settings: Some(&values),
+        token: Some(&values),
+    };
+    if let Ok(endpoint) = template.fill_endpoint(&context, std::slice::from_ref(&host)) {
+        let url = endpoint.url();
+        assert!(host.matches(url, &context));
+        assert!(url.username().is_empty() && url.password().is_none());
+        let shown = template.to_string();
+        // The path has as many parts as its template, where the template has a host of its own.
+        if let Some((_, rest)) = shown.split_once("://")
+            && let Some((_, path)) = rest.split_once('/')
+            && !path.contains(['?', '#', '\\', '\t', '\r', '\n', '.', '%'])
+            && !rest.contains(|c: char| c.is_control() || c == ' ')
+        {
+            let parts = url.path_segments().map(Iterator::count);
+            assert_eq!(parts, Some(path.split('/').count()), "{shown} {url}");
+        }
+    }
+}
+
+/// A setting, as a JSON document, for a connector of each kind of setting: what is taken is used,
+/// and is what its kind says.
+pub fn settings(data: &[u8]) {
+    const FILE: &str = include_str!("../connector.toml");
+    static CONNECTOR: std::sync::LazyLock<std::sync::Arc<Connector>> =
+        std::sync::LazyLock::new(|| {
+            let mut catalogue = Catalogue::default();
+            catalogue.add("connector.toml", FILE).expect("a connector")
+        });
+    let Ok(serde_json::Value::Object(given)) = serde_json::from_slice(data) else {
+        return;
+    };
+    let used = CONNECTOR.settings_text(&given);
+    assert!(used.values().all(|text| !text.chars().any(char::is_control)));
+    if validate_settings(&CONNECTOR, &given).is_ok() {
+        for (name, value) in &given {
+            let text = value.as_str().filter(|text| !text.is_empty());
+            assert!(text.is_none_or(|text| used.get(name).is_some_and(|used| used == text)));
+        }
+    }
+    if let Some(host) = used.get("host") {
+        assert!(!host.contains(['/', '?', '#', '@', '\\', '%']));
+    }
+    let context = Context {
+        settings: Some(&used),
+        ..Context::default()
+    };
+    for kind in EndpointKind::ALL {
+        if let Ok(endpoint) = CONNECTOR.endpoint(kind, &context) {
+            let host = endpoint.url().host_str().unwrap_or_default();
+            assert!(host.ends_with(".acme.example"), "{endpoint}");
+        }
+    }
+}
+
 /// Headers of a request to `/proxy` and of the API's answer: nothing of ours, of the caller's key
 /// or of the connection goes on.
 pub fn proxy_headers(data: &[u8]) {
@@ -274,13 +348,15 @@ mod tests {
 
     #[test]
     fn the_corpora_hold() {
-        let targets: [(&str, fn(&[u8])); 10] = [
+        let targets: [(&str, fn(&[u8])); 12] = [
             ("token_reply", token_reply),
             ("introspection", introspection),
             ("callback", callback),
             ("retry_after", retry_after),
             ("import", import),
             ("connector_file", connector_file),
+            ("endpoint", endpoint),
+            ("settings", settings),
             ("proxy_target", proxy_target),
             ("proxy_headers", proxy_headers),
             ("spool_entry", spool_entry),

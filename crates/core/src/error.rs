@@ -35,6 +35,11 @@ pub enum TokenError {
         "the access token has expired and the provider gave no refresh token. Re-authorize the connection"
     )]
     NoRefreshToken,
+    /// The provider's last answer had no access token that can be sent.
+    #[error(
+        "the provider's answer to the last refresh had no usable access token; its refresh token was saved, and the next request asks again"
+    )]
+    UnusableToken,
     /// An answer was lost and the replay policy forbids to ask again yet.
     #[error(
         "the provider's answer to a refresh was lost at {lost_at}: {why}. It is not asked again before {retry_at}, because reuse would revoke the grant"

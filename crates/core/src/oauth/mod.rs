@@ -17,7 +17,8 @@ pub use client::{CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials};
 pub use dialect::TokenDialect;
 pub use metadata::{ServerMetadata, metadata_urls, read_metadata};
 pub use reply::{
-    Introspection, Refusal, TokenReply, parse_retry_after, read_introspection, read_token_reply,
+    Introspection, Refusal, Subject, TokenReply, parse_retry_after, read_introspection,
+    read_token_reply,
 };
 pub use request::{
     TokenRequest, client_credentials, code_exchange, introspect, metadata_request, refresh, revoke,

@@ -10,8 +10,9 @@ use crate::secret::Secret;
 /// A successful token reply, as read.
 #[derive(Clone, Debug)]
 pub struct TokenResponse {
-    /// The new access token; never empty.
-    pub access_token: Secret,
+    /// The new access token; never empty, and such that a header can carry it. `None`: the reply
+    /// has none, but a new refresh token.
+    pub access_token: Option<Secret>,
     /// The new refresh token; `None` where the reply omits it or leaves it blank, which means
     /// that the old one goes on (RFC 6749 section 6).
     pub refresh_token: Option<Secret>,
@@ -23,6 +24,8 @@ pub struct TokenResponse {
     pub scope: Vec<String>,
     /// The connector's chosen extra fields, for example `instance_url`.
     pub metadata: BTreeMap<String, String>,
+    /// What was odd about the reply, in words for a person.
+    pub notes: Vec<String>,
 }
 
 /// What is kept of a grant, sealed as one value.
@@ -66,7 +69,7 @@ impl TokenSet {
         let mut metadata = self.metadata.clone();
         metadata.extend(reply.metadata);
         Self {
-            access_token: Some(reply.access_token),
+            access_token: reply.access_token,
             refresh_token: reply.refresh_token.or_else(|| self.refresh_token.clone()),
             scope: if reply.scope.is_empty() {
                 self.scope.clone()
@@ -127,12 +130,13 @@ mod tests {
             client_credentials: false,
         };
         let new = old.succeeded_by(TokenResponse {
-            access_token: Secret::new("at2"),
+            access_token: Some(Secret::new("at2")),
             refresh_token: None,
             expires_in: None,
             refresh_expires_in: None,
             scope: vec![],
             metadata: [("instance_url".to_owned(), "https://two".to_owned())].into(),
+            notes: vec![],
         });
         assert_eq!(new.refresh_token, Some(Secret::new("rt1")));
         assert_eq!(new.scope, ["a"]);

@@ -5,6 +5,14 @@ use std::time::Duration;
 /// The margin before expiry (Apideck's guide: 30 s).
 pub const DEFAULT_MARGIN: Duration = Duration::from_secs(30);
 
+/// A token that is said to live shorter counts as living so long from the moment it was asked for:
+/// a provider that says `expires_in: 0` costs one refresh for all who ask within a second.
+pub const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
+
+/// Nothing is refreshed ahead of time sooner than this after its last refresh. Tokens that live
+/// shorter are refreshed when somebody asks.
+pub const EARLIEST_AHEAD: Duration = Duration::from_secs(5);
+
 /// A token with less than this left is stale.
 ///
 /// `configured`, but never more than a quarter of the token's lifetime: a provider with short

@@ -30,7 +30,10 @@ impl Inner {
             snapshot.expires,
         ) {
             let at = expires - schedule::ahead(snapshot.margin, self.chance.fraction());
-            self.look_again_at(at, entry, snapshot.version);
+            let refreshed = snapshot.refreshed;
+            if refreshed.is_none_or(|refreshed| at >= refreshed + schedule::EARLIEST_AHEAD) {
+                self.look_again_at(at, entry, snapshot.version);
+            }
         }
     }
 

@@ -290,6 +290,10 @@ impl Vault {
             };
             let now = clock.now();
             let (error, retry_at) = match landing {
+                // A version was saved for its refresh token; to ask again at once would help nobody.
+                Some(Landing::Newer) if entry.snapshot().token.is_none() => {
+                    (TokenError::UnusableToken, None)
+                }
                 Some(Landing::Newer) if now < deadline => {
                     landings += 1;
                     continue;

@@ -5,7 +5,12 @@
 
 use std::sync::Arc;
 
-use super::{Inner, entry::GrantEntry, join::Herald, provider::Granted};
+use super::{
+    Inner,
+    entry::GrantEntry,
+    join::Herald,
+    provider::{Granted, Judged},
+};
 use crate::{
     id::OwnerId,
     observe::Signal,
@@ -250,9 +255,13 @@ impl<'a> Pilot<'a> {
         };
         let now = clock.now();
         let store_now = self.stamp + self.asked.until(now);
-        let outcome = self.inner.judge(self.entry, &prepared, answer, store_now);
+        let Judged {
+            outcome,
+            of_this_grant,
+        } = self.inner.judge(self.entry, &prepared, answer, store_now);
         match &outcome {
             Outcome::Granted(_) | Outcome::Refused { .. } => self.gate(Gate::well),
+            Outcome::Failed { .. } if of_this_grant => self.gate(Gate::well),
             Outcome::Failed {
                 kind, retry_after, ..
             } => self.gate(|gate| gate.ill(*kind, *retry_after, now)),

@@ -12,8 +12,8 @@ use crate::{
     error::TokenError,
     id::{ApplicationId, ConnectorId, GrantId},
     oauth::{
-        self, CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials, TokenReply, TokenRequest,
-        TokenSet,
+        self, CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials, Subject, TokenReply,
+        TokenRequest, TokenResponse, TokenSet,
     },
     refresh::{
         flight::Outcome,
@@ -32,6 +32,34 @@ pub(super) struct Granted {
     pub(super) tokens: TokenSet,
     pub(super) lifetime: Option<Duration>,
     pub(super) keep_alive: Option<Duration>,
+}
+
+/// What an answer means for the flight, and for the gate of its client.
+pub(super) struct Judged {
+    pub(super) outcome: Outcome<Arc<Granted>>,
+    /// A failure that says nothing about other grants of the client.
+    pub(super) of_this_grant: bool,
+}
+
+impl From<Outcome<Arc<Granted>>> for Judged {
+    fn from(outcome: Outcome<Arc<Granted>>) -> Self {
+        Self {
+            outcome,
+            of_this_grant: false,
+        }
+    }
+}
+
+fn failed(
+    kind: FailureKind,
+    message: String,
+    retry_after: Option<Duration>,
+) -> Outcome<Arc<Granted>> {
+    Outcome::Failed {
+        kind,
+        message,
+        retry_after,
+    }
 }
 
 /// A request with what is needed to read its answer.
@@ -183,85 +211,87 @@ impl Inner {
         ))
     }
 
-    /// Reads a provider's answer (DESIGN 3.4).
+    /// Reads a provider's answer.
     pub(super) fn judge(
         &self,
         entry: &GrantEntry,
         prepared: &Prepared,
         answer: Result<Answer, TransportError>,
         now: StoreTime,
-    ) -> Outcome<Arc<Granted>> {
-        let connector = &entry.connector;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(TransportError::TooLate) => return Outcome::TooLate,
+    ) -> Judged {
+        match answer {
+            Ok(answer) => self.judge_answer(entry, prepared, &answer, now),
+            Err(TransportError::TooLate) => Outcome::TooLate.into(),
             Err(TransportError::NotSent(message)) => {
-                return Outcome::Failed {
-                    kind: FailureKind::NotSent,
-                    message,
-                    retry_after: None,
-                };
+                failed(FailureKind::NotSent, message, None).into()
             }
             Err(TransportError::NoAnswer(message)) => {
-                return Outcome::Failed {
-                    kind: FailureKind::Unknown,
-                    message,
-                    retry_after: None,
-                };
+                failed(FailureKind::Unknown, message, None).into()
             }
-        };
+        }
+    }
+
+    fn judge_answer(
+        &self,
+        entry: &GrantEntry,
+        prepared: &Prepared,
+        answer: &Answer,
+        now: StoreTime,
+    ) -> Judged {
         let secrets: Vec<&Secret> = prepared.secrets.iter().collect();
         let reply = oauth::read_token_reply(
             answer.status,
             &answer.headers,
             &answer.body,
-            &connector.token.dialect,
+            &entry.connector.token.dialect,
             &secrets,
             now.0,
         );
         match reply {
             TokenReply::Granted(response) => {
-                let rest = response.refresh_expires_in.or(connector.idle_lifetime());
-                let tokens_lifetime = response.expires_in;
-                let tokens = prepared.tokens.succeeded_by(response);
-                Outcome::Granted(Arc::new(Granted {
-                    lifetime: tokens_lifetime
-                        .or_else(|| connector.assumed_lifetime(tokens.refreshable())),
-                    keep_alive: rest
-                        .filter(|_| tokens.refresh_token.is_some())
-                        .map(|rest| schedule::keep_alive(rest, self.chance.fraction())),
-                    tokens,
-                }))
+                Outcome::Granted(Arc::new(self.granted(entry, prepared, response))).into()
             }
             // Without a refresh token there is no grant to be dead: the client was refused.
             TokenReply::Refused(refusal) if prepared.tokens.refresh_token.is_none() => {
-                Outcome::Failed {
-                    kind: FailureKind::Configuration,
-                    message: refusal.to_string(),
-                    retry_after: None,
-                }
+                failed(FailureKind::Configuration, refusal.to_string(), None).into()
             }
             TokenReply::Refused(refusal) => Outcome::Refused {
                 reason: refusal.to_string(),
-            },
+            }
+            .into(),
             TokenReply::Throttled {
                 refusal,
                 retry_after,
-            } => Outcome::Failed {
-                kind: FailureKind::Throttled,
-                message: refusal.to_string(),
-                retry_after,
+            } => failed(FailureKind::Throttled, refusal.to_string(), retry_after).into(),
+            TokenReply::Misconfigured { refusal, subject } => Judged {
+                outcome: failed(FailureKind::Configuration, refusal.to_string(), None),
+                of_this_grant: subject == Subject::Grant,
             },
-            TokenReply::Misconfigured(refusal) => Outcome::Failed {
-                kind: FailureKind::Configuration,
-                message: refusal.to_string(),
-                retry_after: None,
-            },
-            TokenReply::Unreadable { why } => Outcome::Failed {
-                kind: FailureKind::Unknown,
-                message: why,
-                retry_after: None,
-            },
+            TokenReply::Unreadable { why } => failed(FailureKind::Unknown, why, None).into(),
+        }
+    }
+
+    fn granted(&self, entry: &GrantEntry, prepared: &Prepared, response: TokenResponse) -> Granted {
+        for note in &response.notes {
+            tracing::warn!(grant = %entry.id, connector = %entry.connector.id, note, "an odd token reply");
+        }
+        let connector = &entry.connector;
+        let rest = response.refresh_expires_in.or(connector.idle_lifetime());
+        let said = response
+            .expires_in
+            .map(|lifetime| lifetime.max(schedule::SHORTEST_LIFETIME));
+        let tokens = prepared.tokens.succeeded_by(response);
+        let lifetime = match tokens.access_token {
+            Some(_) => said.or_else(|| connector.assumed_lifetime(tokens.refreshable())),
+            // There is nothing to use: the next who asks refreshes.
+            None => Some(Duration::ZERO),
+        };
+        Granted {
+            lifetime,
+            keep_alive: rest
+                .filter(|_| tokens.refresh_token.is_some())
+                .map(|rest| schedule::keep_alive(rest, self.chance.fraction())),
+            tokens,
         }
     }
 

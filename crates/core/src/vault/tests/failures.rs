@@ -111,6 +111,8 @@ async fn a_provider_that_grants_dead_tokens_is_not_asked_for_ever() {
     let world = World::new("revokes").await;
     let provider = Arc::new(Provider {
         lifetime: 0,
+        // So that even the shortest lifetime that counts is over when they come.
+        latency: Duration::from_secs(2),
         ..Provider::new(&world.clock, &world.store)
     });
     let parts = VaultParts {
@@ -121,6 +123,143 @@ async fn a_provider_that_grants_dead_tokens_is_not_asked_for_ever() {
     world.pass(700).await;
     assert!(vault.token(&world.key).await.is_ok());
     assert!(provider.refreshes.load(Ordering::SeqCst) <= 2);
+}
+
+/// By the letter every one of these is dead when it comes; all who ask within a second share one.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_of_nothing_costs_at_most_a_refresh_for_each_request() {
+    let world = World::new("revokes").await;
+    let provider = Arc::new(Provider {
+        lifetime: 0,
+        ..Provider::new(&world.clock, &world.store)
+    });
+    let parts = VaultParts {
+        transport: provider.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    vault.start_upkeep();
+    world.pass(700).await;
+    for request in 1..=40 {
+        for token in tokens_at_once(&vault, &world.key, 5).await {
+            assert!(token.is_ok());
+        }
+        let refreshes = provider.refreshes.load(Ordering::SeqCst);
+        assert!(
+            refreshes <= request,
+            "{refreshes} refreshes for {request} requests"
+        );
+        world.pass(3).await;
+    }
+    assert_eq!(provider.replays.load(Ordering::SeqCst), 0);
+}
+
+/// Answers with tokens that no header can carry.
+#[derive(Debug, Default)]
+struct Garbled(Mutex<Vec<String>>);
+
+#[async_trait]
+impl Transport for Garbled {
+    async fn exchange(&self, request: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
+        let sent = String::from_utf8(request.body.to_vec()).unwrap();
+        let mut seen = lock(&self.0);
+        let number = seen.len() + 2;
+        seen.push(sent);
+        // The third answer is well.
+        let access = if number == 4 { "at-4" } else { "at\\nat" };
+        Ok(Answer {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: format!(r#"{{"access_token":"{access}","refresh_token":"rt-{number}"}}"#).into(),
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_access_token_that_cannot_be_sent_costs_neither_the_grant_nor_its_refresh_token() {
+    let world = World::new("revokes").await;
+    let provider = Arc::new(Garbled::default());
+    let parts = VaultParts {
+        transport: provider.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    world.pass(700).await;
+    for _ in 0..2 {
+        for token in tokens_at_once(&vault, &world.key, 20).await {
+            assert_eq!(token.unwrap_err(), TokenError::UnusableToken);
+        }
+    }
+    // Another process sees the same, and is not shut out.
+    let token = world.other().await;
+    assert!(token.resolve(&world.key).await.is_ok());
+    let token = vault.token(&world.key).await.unwrap();
+    assert_eq!(token.secret().expose(), "at-4");
+    let seen = lock(&provider.0);
+    let sent: Vec<_> = seen
+        .iter()
+        .map(|body| {
+            body.rsplit('&')
+                .find(|field| field.starts_with("refresh_token"))
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(
+        sent,
+        [
+            "refresh_token=rt-1",
+            "refresh_token=rt-2",
+            "refresh_token=rt-3"
+        ]
+    );
+}
+
+/// Refuses some grants in words of its own, and grants to the others.
+#[derive(Debug)]
+struct Picky;
+
+#[async_trait]
+impl Transport for Picky {
+    async fn exchange(&self, request: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
+        let broken = String::from_utf8_lossy(&request.body).contains("broken");
+        let (status, body) = if broken {
+            (
+                StatusCode::BAD_REQUEST,
+                r#"{"error":"organisation_suspended"}"#,
+            )
+        } else {
+            (
+                StatusCode::OK,
+                r#"{"access_token":"at-2","refresh_token":"rt-2","expires_in":600}"#,
+            )
+        };
+        Ok(Answer {
+            status,
+            headers: HeaderMap::new(),
+            body: body.into(),
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn grants_that_are_refused_one_by_one_do_not_hold_up_the_others() {
+    let world = World::new("harmless").await;
+    let parts = VaultParts {
+        transport: Arc::new(Picky),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    for number in 0..12 {
+        let key = ConnectionKey::new("app", format!("cust-{number}"), "crm", "acme");
+        world.import(&key, &format!("broken-{number}")).await;
+        assert!(matches!(
+            vault.validate(&key).await,
+            Err(TokenError::Failed { .. })
+        ));
+    }
+    let before = world.clock.now();
+    assert!(vault.validate(&world.key).await.is_ok());
+    assert_eq!(before.until(world.clock.now()), Duration::ZERO);
 }
 
 /// Counts what is announced.
