@@ -176,7 +176,7 @@ impl Provider {
             panic!("no tokens: {reply:?}")
         };
         json!({ "credentials": {
-            "access_token": tokens.access_token.expose(),
+            "access_token": tokens.access_token.as_ref().expect("a token").expose(),
             "refresh_token": tokens.refresh_token.expect("offline_access was granted").expose(),
             "issued_at": jiff::Timestamp::now().to_string(),
             "expires_in": tokens.expires_in.unwrap().as_secs(),
