@@ -16,7 +16,11 @@ One load generator and one upstream; the targets take turns in one session:
                      second, so that they cross a refresh
 
 Cases: 1 KiB of JSON (json: wrk, with 32 and 128 connections), 1 MiB to the caller (down) and from it
-(up), TLS in front (tls), and HTTP/2 in TLS (h2: h2load).
+(up), TLS in front (tls), an API that speaks TLS (tls-up: Tokenward, nginx, Envoy), and HTTP/2 in TLS
+(h2: h2load).
+
+`--compare OLD` measures two binaries of Tokenward against each other and nothing else: OLD and this
+tree's, by turns in one session, with a vault each; it prints new / old.
 
 Every target, the upstream and the load generator share the machine's cores, so requests/s compares
 the whole path; `cpu us` is the processor time of the target's own processes per request (for
@@ -46,13 +50,15 @@ from pathlib import Path
 
 from load import CASES, load, measure, probe
 from machine import CORES, DISTURBED_BY_OTHERS, DISTURBED_BY_STEAL, ROOT, Children, Missing, WrongAnswer
-from targets import Peers, Tokenward, build, program, start_upstream
+from targets import Peers, Tokenward, build, make_certificate, program, start_upstream
 
 PEERS = ["nginx", "haproxy", "envoy", "caddy", "bare-hyper"]
 OURS = ["tokenward", "tokenward-1", "tokenward-10k", "tokenward-log", "tokenward-refresh"]
+OLD = "tokenward-old"  # with --compare
 TARGETS = ["direct", *PEERS, *OURS]
 # Who takes part in what; in the rest, those that are there.
 PARTS = {"up": {"bare-hyper"}, "tls": {"direct", "bare-hyper"}, "h2": {"direct", "bare-hyper"}}
+FRONTS = ("plain", "tls", "tls-up")
 
 # The load generator's share of its threads' time: above it, it is what limits.
 SATURATED = 0.95
@@ -61,11 +67,11 @@ UNSTABLE = 0.20
 
 
 def start(children: Children, options, release: Path, tokenward_built: bool):
-    """Starts everything: the upstream, the targets by their names (in TLS, too), and who was
+    """Starts everything: the upstream, the targets by their names for each of FRONTS, and who was
     skipped, and why."""
     upstream = start_upstream(children, release)
     peers = Peers(children, upstream, release)
-    plain, secure, skipped = {}, {}, {}
+    plain, secure, behind, skipped = {}, {}, {}, {}
     if "direct" in options.targets:
         plain["direct"] = upstream
     for name in PEERS:
@@ -75,18 +81,39 @@ def start(children: Children, options, release: Path, tokenward_built: bool):
             except Missing as error:
                 skipped[name] = str(error)
     secure |= {name: target for name, target in plain.items() if target.tls_port}
+    behind |= {
+        name: dataclasses.replace(target, port=target.secure_port)
+        for name, target in plain.items()
+        if target.secure_port
+    }
     wanted = [name for name in OURS if name in options.targets]
     if wanted and not tokenward_built:
         skipped["tokenward"] = "it does not build (see above)"
     elif wanted:
         try:
-            start_ours(Tokenward(children, upstream, release), peers, wanted, plain, secure)
+            tokenward = Tokenward(children, upstream, release / "tokenward")
+            start_ours(tokenward, peers, wanted, plain, secure, behind)
         except (Missing, subprocess.TimeoutExpired) as error:
             skipped["tokenward"] = str(error)
-    return upstream, plain, secure, skipped
+    return upstream, dict(zip(FRONTS, (plain, secure, behind))), skipped
 
 
-def start_ours(tokenward: Tokenward, peers: Peers, wanted: list, plain: dict, secure: dict) -> None:
+def start_to_compare(children: Children, options, release: Path):
+    """Both binaries, each with a vault of its own."""
+    upstream = start_upstream(children, release)
+    cert, key = make_certificate(children.scratch)
+    found = {front: {} for front in FRONTS}
+    for name, binary in ((OLD, options.compare), ("tokenward", release / "tokenward")):
+        ours = Tokenward(children, upstream, binary.resolve(), name)
+        found["plain"][name] = target = ours.serve(name)
+        found["tls"][name] = ours.serve_tls(cert, key, name)
+        found["tls-up"][name] = ours.to_secure_api(target)
+    return upstream, found, {}
+
+
+def start_ours(
+    tokenward: Tokenward, peers: Peers, wanted: list, plain: dict, secure: dict, behind: dict
+) -> None:
     first = tokenward.serve("tokenward")
     if {"tokenward-10k", "tokenward-refresh"} & set(wanted):
         print("importing 10,300 connections", file=sys.stderr)
@@ -96,6 +123,7 @@ def start_ours(tokenward: Tokenward, peers: Peers, wanted: list, plain: dict, se
             case "tokenward":
                 plain[name] = first
                 secure[name] = tokenward.serve_tls(peers.cert, peers.key)
+                behind[name] = tokenward.to_secure_api(first)
             case "tokenward-1":
                 plain[name] = dataclasses.replace(first, name=name, consumers="one of all")
             case "tokenward-10k":
@@ -106,14 +134,15 @@ def start_ours(tokenward: Tokenward, peers: Peers, wanted: list, plain: dict, se
                 plain[name] = dataclasses.replace(tokenward.serve(name), consumers="brief")
 
 
-def cells(options, plain: dict, secure: dict) -> list:
+def cells(options, targets: dict) -> list:
     """Case, connections, and the targets that take their turns in it."""
     found = []
     for name in options.cases:
         case = CASES[name]
+        front = "tls" if case.tls else "tls-up" if case.upstream_tls else "plain"
         those = [
             target
-            for target in (secure if case.tls else plain).values()
+            for target in targets[front].values()
             if target.name not in PARTS.get(name, set()) and (name == "json" or target.name not in OURS[1:])
         ]
         found += [(case, conns, those) for conns in options.conns or case.conns if those]
@@ -177,6 +206,9 @@ def rows_of(samples: list[dict], turns: list) -> list[dict]:
                 ("vs_direct", "direct", "rps"),
                 ("cpu_vs_nginx", "nginx", "cpu_us"),
                 ("p99_vs_nginx", "nginx", "p99_ms"),
+                ("vs_old", OLD, "rps"),
+                ("cpu_vs_old", OLD, "cpu_us"),
+                ("p99_vs_old", OLD, "p99_ms"),
             ):
                 ratios = against(base, value)
                 if key == "cpu_vs_nginx" and target.name == "direct":
@@ -210,6 +242,20 @@ def print_table(rows: list[dict]) -> None:
             f"{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}{ratio(row['p99_vs_nginx']):>10}"
             f"{row['cpu_us']:>9.1f}{ratio(row['cpu_vs_nginx']):>10}{row['rss_mb']:>8.1f}{crossed}"
         )
+
+
+def print_comparison(rows: list[dict]) -> None:
+    """New / old, the median of the ratios within each round, and the worst and best of them."""
+    print(f"\n{'':<48}{'req/s':>20}{'cpu':>20}{'p99':>20}")
+    for row in rows:
+        if row["target"] != "tokenward":
+            continue
+        case = CASES[row.get("case", "json")]
+        cells = ""
+        for key in ("vs_old", "cpu_vs_old", "p99_vs_old"):
+            low, high = row[f"{key}_range"] or (0, 0)
+            cells += f"{row[key] or 0:>8.3f} [{low:.2f} {high:.2f}]".rjust(20)
+        print(f"{case.what}, {row['conns']} connections".ljust(48) + cells)
 
 
 def remarks(samples: list[dict]) -> list[str]:
@@ -283,9 +329,21 @@ def parse_arguments():
         metavar="CASE",
         help=f"of: {' '.join(CASES)} (default all)",
     )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD",
+        help="measure this older binary of tokenward and the tree's, and nothing else (32 and 128 connections)",
+    )
     parser.add_argument("--no-build", action="store_true", help="use the binaries that are there")
     parser.add_argument("--out", type=Path, default=ROOT / "target/bench/gateway.json", metavar="FILE")
     options = parser.parse_args()
+    if options.compare:
+        if not options.compare.is_file():
+            parser.error(f"there is no {options.compare}")
+        options.targets, options.conns = ["tokenward"], options.conns or [32, 128]
+        if options.cases == list(CASES):
+            options.cases = ["json"]
     if options.conns and min(options.conns) < options.wrk_threads:
         parser.error("there must be at least one connection for each of the load generator's threads")
     return options
@@ -299,10 +357,13 @@ def bench(options) -> int:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenward-bench-")))
         children = Children(scratch)
         stack.callback(children.stop)
-        upstream, plain, secure, skipped = start(children, options, release, tokenward_built)
+        if options.compare:
+            upstream, targets, skipped = start_to_compare(children, options, release)
+        else:
+            upstream, targets, skipped = start(children, options, release, tokenward_built)
         for name, reason in skipped.items():
             print(f"SKIPPED {name}: {reason}", file=sys.stderr)
-        turns = cells(options, plain, secure)
+        turns = cells(options, targets)
         if not turns:
             raise Missing("nothing to measure")
         samples = run(children, turns, upstream, options)
@@ -314,6 +375,8 @@ def bench(options) -> int:
         for problem in s["problems"]
     ]
     print_table(rows)
+    if options.compare:
+        print_comparison(rows)
     print(
         f"\nmedians of {options.rounds} interleaved rounds of {options.duration} s on {CORES} cores; "
         "ratios are taken within each round"

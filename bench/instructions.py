@@ -148,7 +148,7 @@ def count_request(requests: int) -> dict:
         children = UnderCallgrind(scratch)
         stack.callback(children.stop)
         upstream = targets.start_upstream(children, release())
-        target = targets.Tokenward(children, upstream, release()).serve("tokenward")
+        target = targets.Tokenward(children, upstream, release() / "tokenward").serve("tokenward")
         control = lambda *arguments: subprocess.run(
             ["callgrind_control", *arguments, str(target.pid)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

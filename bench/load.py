@@ -21,6 +21,7 @@ class Case:
     answer: int = SMALL  # bytes of an answer's body
     sent: int = 0  # bytes of a request's body
     tls: bool = False
+    upstream_tls: bool = False  # the API speaks TLS
     streams: int = 0  # HTTP/2, with so many at once on each connection
     conns: tuple = (32,)
 
@@ -32,6 +33,7 @@ CASES = {
         Case("down", "1 MiB to the caller", path="/big", answer=BIG),
         Case("up", "1 MiB from the caller", path="/take", sent=BIG),
         Case("tls", "1 KiB of JSON, TLS in front", tls=True, conns=(32, 128)),
+        Case("tls-up", "1 KiB of JSON, from an API that speaks TLS", upstream_tls=True, conns=(32, 128)),
         Case("h2", "1 KiB of JSON, HTTP/2 in TLS in front, 8 streams on each connection", tls=True, streams=8),
     )
 }

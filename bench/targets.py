@@ -25,6 +25,8 @@ class Target:
     port: int
     pid: int  # leader of the session that holds all its processes
     tls_port: int = 0
+    # Where it is asked for what the API sends in TLS; for Tokenward, `via` says it.
+    secure_port: int = 0
     headers: dict = dataclasses.field(default_factory=dict)
     # Where it sends requests, for those that are told with each.
     via: str = ""
@@ -33,6 +35,8 @@ class Target:
     consumers: str = "one"
     # Grows, and is cut after each cell.
     log: Path | None = None
+    # Who has signed its certificate.
+    ca: Path | None = None
 
     def path(self, path: str) -> str:
         return "/proxy" if self.via else path
@@ -66,6 +70,24 @@ http {{
     server 127.0.0.1:{upstream};
     keepalive 128;
     keepalive_requests 100000000;
+  }}
+  upstream secure_api {{
+    server 127.0.0.1:{secure_upstream};
+    keepalive 128;
+    keepalive_requests 100000000;
+  }}
+  server {{
+    listen 127.0.0.1:{secure_port} backlog=4096;
+    location / {{
+      proxy_pass https://secure_api;
+      proxy_ssl_name localhost;
+      proxy_ssl_server_name on;
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {ca};
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Authorization "Bearer {token}";
+    }}
   }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
@@ -149,12 +171,28 @@ ENVOY_CLUSTER = """
         - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {upstream} }} }} }}
 """
 
+ENVOY_SECURE_CLUSTER = (
+    ENVOY_CLUSTER.replace("  clusters:\n", "").replace("api", "secure_api").replace("{upstream}", "{secure_upstream}")
+    + """
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: localhost
+        common_tls_context:
+          validation_context:
+            trusted_ca: {{ filename: {ca} }}
+"""
+)
+
 ENVOY_CONF = (
     "\nstatic_resources:\n  listeners:"
     + ENVOY_LISTENER
     + ENVOY_LISTENER.replace("{port}", "{tls_port}").rstrip("\n")
     + ENVOY_TLS
+    + ENVOY_LISTENER.replace("{port}", "{secure_port}").replace("cluster: api", "cluster: secure_api")
     + ENVOY_CLUSTER
+    + ENVOY_SECURE_CLUSTER
 )
 
 CADDY_CONF = """
@@ -192,8 +230,8 @@ per_second = 100000
 rotation = "always"
 replay = {{ policy = "revokes" }}
 [api]
-base_url = "{url}"
-hosts = ["{url}"]
+base_url = "{api}"
+hosts = ["{api}"]
 """
 
 
@@ -224,9 +262,10 @@ def start_upstream(children: Children, release: Path) -> Target:
     binary = release / "examples/bench_upstream"
     if not binary.exists():
         raise Missing(f"{binary} is missing: run without --no-build")
-    port = free_port()
-    pid = children.serve("upstream", [binary, port, TOKEN, TOKEN + "-*"], port)
-    return Target("direct", port, pid, headers={"Authorization": f"Bearer {TOKEN}"})
+    port, tls_port = free_port(), free_port()
+    ca, cert, key = make_authority(children.scratch)
+    pid = children.serve("upstream", [binary, port, tls_port, cert, key, TOKEN, TOKEN + "-*"], port)
+    return Target("direct", port, pid, tls_port, headers={"Authorization": f"Bearer {TOKEN}"}, ca=ca)
 
 
 class Peers:
@@ -247,7 +286,7 @@ class Peers:
             "caddy": (CADDY_CONF, "bin/caddy", ["run", "--adapter", "caddyfile", "--config"]),
         }[name]
         scratch = self.children.scratch
-        port, tls_port = free_port(), free_port()
+        port, tls_port, secure_port = free_port(), free_port(), free_port()
         both = scratch / "both.pem"
         both.write_text(self.cert.read_text() + self.key.read_text())
         conf = scratch / {"envoy": "envoy.yaml"}.get(name, f"{name}.conf")
@@ -257,6 +296,9 @@ class Peers:
                 dir=scratch,
                 port=port,
                 tls_port=tls_port,
+                secure_port=secure_port,
+                secure_upstream=self.upstream.tls_port,
+                ca=self.upstream.ca,
                 cert=self.cert,
                 key=self.key,
                 both=both,
@@ -266,7 +308,8 @@ class Peers:
         )
         env = os.environ | {"HOME": str(scratch), "GOMAXPROCS": "2"}
         pid = self.children.serve(name, [program(name, place), *arguments, conf], port, env)
-        return Target(name, port, pid, tls_port)
+        # The others are not told to speak TLS to the API.
+        return Target(name, port, pid, tls_port, secure_port if name in ("nginx", "envoy") else 0)
 
     def bare_hyper(self) -> Target:
         port = free_port()
@@ -284,16 +327,35 @@ def make_certificate(scratch: Path) -> tuple[Path, Path]:
     return cert, key
 
 
+def make_authority(scratch: Path) -> tuple[Path, Path, Path]:
+    """A certificate authority, and a certificate of its for localhost, with its key."""
+    folder = scratch / "authority"
+    folder.mkdir()
+    new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    for command in (
+        f"req -x509 {new_key} -days 2 -subj /CN=bench -keyout ca.key -out ca.pem",
+        f"req {new_key} -subj /CN=localhost -keyout key.pem -out request.pem",
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem",
+    ):
+        (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+        done = subprocess.run([program("openssl"), *command.split()], cwd=folder, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Missing(f"openssl makes no certificate: {done.stderr}")
+    return folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
+
+
 class Tokenward:
     """One application, one connector whose tokens stay fresh for a day, and one whose tokens are
     good for a second. All that is known of tokenward's command line, files and headers is here."""
 
-    def __init__(self, children: Children, upstream: Target, release: Path):
+    def __init__(self, children: Children, upstream: Target, binary: Path, folder: str = "ours"):
         self.children, self.upstream = children, upstream
-        self.binary = release / "tokenward"
+        self.binary = binary
         self.api = f"http://127.0.0.1:{upstream.port}"
-        data, connectors = children.scratch / "data", children.scratch / "connectors"
-        data.mkdir(mode=0o700)
+        self.secure_api = f"https://localhost:{upstream.tls_port}"
+        place = children.scratch / folder
+        data, connectors = place / "data", place / "connectors"
+        data.mkdir(mode=0o700, parents=True)
         connectors.mkdir()
         # HOME so that nothing can touch the user's own.
         self.env = os.environ | {
@@ -301,6 +363,7 @@ class Tokenward:
             "TOKENWARD_CONNECTORS": str(connectors),
             "HOME": str(children.scratch),
             "XDG_DATA_HOME": str(children.scratch),
+            "SSL_CERT_FILE": str(upstream.ca),
         }
         answer = self.run("applications", "create", "bench", "--json")
         try:
@@ -311,19 +374,22 @@ class Tokenward:
             raise Missing("`tokenward applications create --json` gave no JSON with id and api_key")
         secret = children.scratch / "client-secret"
         secret.write_text("bench-client-secret")
-        for name, lifetime in (("bench", 86400), ("brief", 1)):
-            text = CONNECTOR.format(id=name, url=self.api, lifetime=lifetime)
+        for name, lifetime in (("bench", 86400), ("brief", 1), ("secure", 86400)):
+            text = CONNECTOR.format(
+                id=name, url=self.api, api=self.secure_api if name == "secure" else self.api, lifetime=lifetime
+            )
             (connectors / f"{name}.toml").write_text(text)
             self.run(
                 *("clients", "set", "--app", self.app, "--connector", name),
                 *("--client-id", "x", "--client-secret-file", secret),
             )
         credentials = children.scratch / "import.json"
-        credentials.write_text(json.dumps(tokens(TOKEN, 86400)))
-        self.run(
-            *("connections", "import", "--app", self.app, "bench-consumer/crm+bench"),
-            *("--file", credentials),
-        )
+        for name in ("bench", "secure"):
+            credentials.write_text(json.dumps(tokens(TOKEN + "-secure" * (name == "secure"), 86400)))
+            self.run(
+                *("connections", "import", "--app", self.app, f"bench-consumer/crm+{name}"),
+                *("--file", credentials),
+            )
 
     def run(self, *arguments) -> str:
         done = subprocess.run(
@@ -354,9 +420,14 @@ class Tokenward:
         }
         return Target(name, port, pid, headers=headers, via=self.api)
 
-    def serve_tls(self, cert: Path, key: Path) -> Target:
-        target = self.serve("tokenward", "--tls-cert", cert, "--tls-key", key)
+    def serve_tls(self, cert: Path, key: Path, name: str = "tokenward") -> Target:
+        target = self.serve(name, "--tls-cert", cert, "--tls-key", key)
         return dataclasses.replace(target, tls_port=target.port)
+
+    def to_secure_api(self, target: Target) -> Target:
+        """The same server, asked for what the API sends in TLS."""
+        headers = target.headers | {"x-apideck-service-id": "secure"}
+        return dataclasses.replace(target, headers=headers, via=self.secure_api)
 
     def serve_logging(self) -> Target:
         log = self.children.scratch / "requests.log"

@@ -13,6 +13,8 @@ want make make
 want node nodejs
 want npm npm
 want python3 python3-minimal
+# The tests of a full disk.
+want mount mount
 # The clock-jump tests.
 ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
 # The tests start private clusters from its programs.

@@ -29,10 +29,14 @@ impl Drop for Pooler {
     }
 }
 
-fn program() -> Option<PathBuf> {
+fn program() -> PathBuf {
     let named = std::env::var_os("TOKENWARD_PGBOUNCER").map(PathBuf::from);
     let usual = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(PathBuf::from);
-    named.into_iter().chain(usual).find(|path| path.exists())
+    named
+        .into_iter()
+        .chain(usual)
+        .find(|path| path.exists())
+        .expect("pgbouncer is missing; scripts/deps.sh installs it")
 }
 
 /// Two sessions for everybody.
@@ -70,11 +74,8 @@ fn start(program: &Path, cluster: &PostgresCluster) -> Pooler {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_in_transaction_mode_may_stand_between() {
-    let Some(program) = program() else {
-        return eprintln!("left out: pgbouncer is not installed");
-    };
     let cluster = cluster(&[]);
-    let pooler = start(&program, &cluster);
+    let pooler = start(&program(), &cluster);
     let options = PostgresOptions::parse(&pooler.url)
         .unwrap()
         .listening_at(&cluster.url())

@@ -1,8 +1,10 @@
 //! The API behind the proxies in `bench/gateway.py`: fast, and strict about the credential.
 //!
 //! ```text
-//! bench_upstream PORT TOKEN...
+//! bench_upstream PORT TLS_PORT CERTIFICATE KEY TOKEN...
 //! ```
+//!
+//! On the second port it speaks TLS, with the certificate and the key in these files.
 //!
 //! Every request must carry `Authorization: Bearer TOKEN` for one of the tokens given (a token
 //! that ends in `*` is a prefix), any other is answered with 401:
@@ -27,7 +29,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 const SMALL: usize = 1024;
@@ -36,8 +41,10 @@ const BIG: usize = 1024 * 1024;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: bench_upstream PORT TOKEN...";
+    let usage = "usage: bench_upstream PORT TLS_PORT CERTIFICATE KEY TOKEN...";
     let port: u16 = args.next().ok_or(usage)?.parse()?;
+    let tls_port: u16 = args.next().ok_or(usage)?.parse()?;
+    let acceptor = acceptor(&args.next().ok_or(usage)?, &args.next().ok_or(usage)?)?;
     let expected: Vec<Expected> = args.map(|token| Expected::new(&token)).collect();
     if expected.is_empty() {
         return Err(usage.into());
@@ -51,23 +58,40 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         wrong: AtomicU64::new(0),
         refreshes: AtomicU64::new(0),
     });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let secure = TcpListener::bind((Ipv4Addr::LOCALHOST, tls_port)).await?;
     let connections = TaskTracker::new();
     loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
         let upstream = Arc::clone(&upstream);
-        connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let upstream = Arc::clone(&upstream);
-                async move { Ok::<_, Infallible>(upstream.answer(request).await) }
-            });
-            // A client that leaves in the middle is none of our business.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
+        tokio::select! {
+            accepted = plain.accept() => {
+                let (stream, _) = accepted?;
+                stream.set_nodelay(true)?;
+                connections.spawn(upstream.serve(stream));
+            }
+            accepted = secure.accept() => {
+                let (stream, _) = accepted?;
+                stream.set_nodelay(true)?;
+                let handshake = acceptor.accept(stream);
+                connections.spawn(async move {
+                    if let Ok(stream) = handshake.await {
+                        upstream.serve(stream).await;
+                    }
+                });
+            }
+        }
     }
+}
+
+fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor, Box<dyn std::error::Error>> {
+    let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(key)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(Arc::new(config).into())
 }
 
 struct Upstream {
@@ -80,6 +104,20 @@ struct Upstream {
 }
 
 impl Upstream {
+    async fn serve<S>(self: Arc<Self>, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let service = service_fn(move |request| {
+            let upstream = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(upstream.answer(request).await) }
+        });
+        // A client that leaves in the middle is none of our business.
+        let _ = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
         match (&parts.method, parts.uri.path()) {

@@ -157,25 +157,19 @@ async fn a_store_that_takes_no_writes_serves_what_lives_and_sends_nothing() {
     assert_eq!((books.refresh_requests, books.refreshes_refused), (1, 0));
 }
 
-/// A small file system of its own; `None` where it cannot be mounted.
+/// A small file system of its own.
 struct Mount(PathBuf);
 
 impl Mount {
-    fn tmpfs(folder: &Path, size: &str) -> Option<Self> {
+    fn tmpfs(folder: &Path, size: &str) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let mount = Self(folder.to_owned());
+        let options = format!("size={size},mode=0700");
+        assert!(
+            mount.run("mount", &["-t", "tmpfs", "-o", &options, "tokenward-test"]),
+            "no file system can be mounted: the test needs `mount`, and root (in a container: --cap-add SYS_ADMIN)"
+        );
         mount
-            .run(
-                "mount",
-                &[
-                    "-t",
-                    "tmpfs",
-                    "-o",
-                    &format!("size={size},mode=0700"),
-                    "tokenward-test",
-                ],
-            )
-            .then_some(mount)
     }
 
     fn run(&self, program: &str, args: &[&str]) -> bool {
@@ -194,13 +188,13 @@ impl Drop for Mount {
 }
 
 /// A vault like the given one, on a file system of its own.
-fn moved(vault: &TestVault, size: &str) -> Option<(Mount, TestVault)> {
+fn moved(vault: &TestVault, size: &str) -> (Mount, TestVault) {
     let mut other = TestVault {
         folder: tempfile::TempDir::new().unwrap(),
         key: vault.key.clone(),
         database: None,
     };
-    let mount = Mount::tmpfs(other.path(), size)?;
+    let mount = Mount::tmpfs(other.path(), size);
     let copied = Command::new("cp")
         .arg("-a")
         .arg(vault.path().join("."))
@@ -209,15 +203,13 @@ fn moved(vault: &TestVault, size: &str) -> Option<(Mount, TestVault)> {
         .unwrap();
     assert!(copied.status.success(), "{}", said(&copied));
     other.key.clone_from(&vault.key);
-    Some((mount, other))
+    (mount, other)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_loses_nothing_and_room_mends_it() {
     let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
-    let Some((_mount, vault)) = moved(&vault, "4m") else {
-        return eprintln!("left out: no file system can be mounted here");
-    };
+    let (_mount, vault) = moved(&vault, "4m");
     let server = vault.serve(&[]).await;
     let filler = vault.path().join("filler");
     let waiting = server
@@ -244,9 +236,7 @@ async fn a_full_disk_loses_nothing_and_room_mends_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_store_is_a_loud_error_at_the_start() {
     let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
-    let Some((mount, vault)) = moved(&vault, "4m") else {
-        return eprintln!("left out: no file system can be mounted here");
-    };
+    let (mount, vault) = moved(&vault, "4m");
     assert!(mount.run("mount", &["-o", "remount,ro"]));
     let output = vault.run(&["token", "acme/sandbox"]);
     assert!(
@@ -312,18 +302,19 @@ async fn corrupt_spool_entries_are_put_aside_and_the_rest_is_adopted() {
 }
 
 /// libfaketime, whose offset can be changed while a process runs.
-fn with_clock(vault: &TestVault, mut command: Command) -> Option<Command> {
+fn with_clock(vault: &TestVault, mut command: Command) -> Command {
     let library = ["x86_64", "aarch64"]
         .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"));
     let library = library
         .into_iter()
-        .find(|library| Path::new(library).exists())?;
+        .find(|library| Path::new(library).exists())
+        .expect("libfaketime is missing; scripts/deps.sh installs it");
     command
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", vault.path().join("faketime"))
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    Some(command)
+    command
 }
 
 fn set_clock(vault: &TestVault, offset: &str) {
@@ -334,9 +325,7 @@ fn set_clock(vault: &TestVault, offset: &str) {
 async fn a_wall_clock_that_jumps_costs_at_most_a_refresh() {
     let (sandbox, vault) = expired(A_WHILE, Rotation::Revokes, REVOKES).await;
     set_clock(&vault, "+0");
-    let Some(command) = with_clock(&vault, vault.serve_command(&[])) else {
-        return eprintln!("left out: libfaketime is not installed");
-    };
+    let command = with_clock(&vault, vault.serve_command(&[]));
     let server = vault.started(command).await;
     server.serves().await;
     assert_eq!(sandbox.books().total.refresh_requests, 1);
@@ -347,7 +336,6 @@ async fn a_wall_clock_that_jumps_costs_at_most_a_refresh() {
         // It measures on a clock that does not jump.
         assert_eq!(sandbox.books().total.refresh_requests, before, "{offset}");
         let output = with_clock(&vault, vault.command(&["token", "acme/sandbox"]))
-            .unwrap()
             .output()
             .unwrap();
         assert!(output.status.success(), "{offset}: {}", said(&output));
@@ -364,9 +352,7 @@ async fn a_wall_clock_that_jumps_back_does_not_prolong_a_dead_owners_claim() {
     let (sandbox, vault) = expired(A_WHILE, Rotation::Grace(HOUR), GRACE).await;
     set_clock(&vault, "+0");
     let claim = ["--claim-ttl-ms", "2000"];
-    let Some(command) = with_clock(&vault, vault.serve_command(&claim)) else {
-        return eprintln!("left out: libfaketime is not installed");
-    };
+    let command = with_clock(&vault, vault.serve_command(&claim));
     sandbox.inject(Fault::HangAfterRotation, 1);
     let mut server = vault.started(command).await;
     let call = server.proxy(Method::GET, "/x").try_send();
@@ -377,7 +363,7 @@ async fn a_wall_clock_that_jumps_back_does_not_prolong_a_dead_owners_claim() {
     server.child.kill().await.unwrap();
     set_clock(&vault, "-2h");
     let next = vault
-        .started(with_clock(&vault, vault.serve_command(&claim)).unwrap())
+        .started(with_clock(&vault, vault.serve_command(&claim)))
         .await;
     let answer = next
         .proxy(Method::GET, "/x")

@@ -21,4 +21,6 @@ mod redaction;
 mod replicas;
 mod request_log;
 mod tls;
+mod torture;
 mod vault_api;
+mod wire;

@@ -8,7 +8,7 @@ use tokenward_testkit::sandbox::{Fault, GrantId, Rotation, Sandbox, SandboxConfi
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::{
-    Call, GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, import_text, provider,
+    Call, GRACE, HOUR, REVOKES, Server, TestVault, all_at_once, dial, import_text, provider,
 };
 
 const PLACE: &str = "/vault/connections/accounting/sandbox";
@@ -368,7 +368,7 @@ async fn without_a_key_no_body_is_waited_for() {
         ("POST", place("/validate")),
         ("PATCH", place("")),
     ] {
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut stream = dial(address).await.unwrap();
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
