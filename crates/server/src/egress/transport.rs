@@ -4,20 +4,21 @@
 //! certain when it is said: until the handshake is over not one byte of the request has left.
 //! (A pooled connection may die while the request is written, which would be unknown.)
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::de::IgnoredAny;
 use tokenward::{
     oauth::TokenRequest,
     time::Clock,
     transport::{Answer, Patience, Transport, TransportError},
 };
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -26,8 +27,9 @@ use super::{
     tls::Protocols,
 };
 
-/// No token reply is larger.
+/// No token reply is larger, before and after it is decoded.
 const LARGEST_ANSWER: usize = 1 << 20;
+const MOST_HEADERS: usize = 4096;
 
 const USER_AGENT: &str = concat!("tokenward/", env!("CARGO_PKG_VERSION"));
 
@@ -75,51 +77,131 @@ impl Transport for HttpTransport {
             .connect(&to, Protocols::Http1, patience.connect)
             .await
             .map_err(|error| not_sent(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        let (mut sender, connection) = lenient()
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| not_sent(&error))?;
         let driver = self.connections.spawn(async move {
             // Its errors reach us through the sender.
             let _ = connection.await;
         });
-        if let Err(error) = sender.ready().await {
-            driver.abort();
-            return Err(not_sent(&error));
-        }
+        let _ended = AbortOnDrop(driver);
+        sender.ready().await.map_err(|error| not_sent(&error))?;
         // The last moment: a process that was paused until now may have been taken over.
         if !patience.may_send(&*self.clock).await {
-            driver.abort();
             return Err(TransportError::TooLate);
         }
-        let no_answer = |why: &dyn std::fmt::Display| {
-            TransportError::NoAnswer(format!("{host} did not answer: {why}"))
+        let mut heard = Heard::default();
+        let end = timeout(patience.answer, heard.listen(&mut sender, message)).await;
+        let end = match end {
+            Ok(Err(Broken::Unsent(error))) => return Err(not_sent(&error)),
+            Ok(Err(Broken::Silent(why))) => Err(why),
+            Ok(Ok(())) => Ok(()),
+            Err(_) => Err(format!(
+                "its answer did not end within {} s",
+                patience.answer.as_secs_f32()
+            )),
         };
-        let answer = async {
-            let response = sender
-                .send_request(message)
-                .await
-                .map_err(|error| no_answer(&root(&error)))?;
-            let (mut parts, body) = response.into_parts();
-            let body = Limited::new(body, LARGEST_ANSWER)
-                .collect()
-                .await
-                .map_err(|error| no_answer(&error))?
-                .to_bytes();
-            let body = decode_answer(&mut parts.headers, body, LARGEST_ANSWER);
-            Ok(Answer {
-                status: parts.status,
-                headers: parts.headers,
-                body,
-            })
+        heard
+            .answer(end)
+            .map_err(|why| TransportError::NoAnswer(format!("{host} did not answer: {why}")))
+    }
+}
+
+/// Takes what browsers take. Nothing else travels on this connection, so that nobody can be
+/// misled about where an answer ends.
+fn lenient() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .ignore_invalid_headers_in_responses(true)
+        // A head's size is bounded, and that is enough.
+        .max_headers(MOST_HEADERS);
+    builder
+}
+
+/// What has arrived so far.
+#[derive(Default)]
+struct Heard {
+    head: Option<(StatusCode, HeaderMap)>,
+    body: Vec<u8>,
+}
+
+/// Why no more will arrive.
+enum Broken {
+    /// The connection ended before anything was written to it.
+    Unsent(hyper::Error),
+    Silent(String),
+}
+
+impl Heard {
+    /// Sends the request and hears the answer out.
+    async fn listen(
+        &mut self,
+        sender: &mut http1::SendRequest<Full<Bytes>>,
+        message: Request<Full<Bytes>>,
+    ) -> Result<(), Broken> {
+        let response = sender
+            .try_send_request(message)
+            .await
+            .map_err(|mut error| {
+                let unsent = error.take_message().is_some();
+                let error = error.into_error();
+                if unsent {
+                    Broken::Unsent(error)
+                } else {
+                    Broken::Silent(root(&error))
+                }
+            })?;
+        let (parts, mut body) = response.into_parts();
+        self.head = Some((parts.status, parts.headers));
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Broken::Silent(root(&error)))?;
+            if let Some(data) = frame.data_ref() {
+                if self.body.len() + data.len() > LARGEST_ANSWER {
+                    return Err(Broken::Silent(format!(
+                        "its answer is larger than {LARGEST_ANSWER} bytes"
+                    )));
+                }
+                self.body.extend_from_slice(data);
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer, if there is one. JSON says itself where it ends: where an object is whole, a wrong
+    /// length or a connection that stays open takes nothing away from it.
+    fn answer(self, end: Result<(), String>) -> Result<Answer, String> {
+        let Some((status, mut headers)) = self.head else {
+            return Err(end.err().unwrap_or_else(|| "nothing came".to_owned()));
         };
-        let result = timeout(patience.answer, answer).await.unwrap_or_else(|_| {
-            Err(no_answer(&format_args!(
-                "nothing within {}",
-                seconds(patience.answer)
-            )))
-        });
-        driver.abort();
-        result
+        let body = decode_answer(&mut headers, self.body.into(), LARGEST_ANSWER);
+        if let Err(why) = end {
+            if !is_a_whole_object(&body) {
+                return Err(why);
+            }
+            tracing::warn!(%why, "an answer was not ended as it should be, but what came is whole");
+        }
+        Ok(Answer {
+            status,
+            headers,
+            body,
+        })
+    }
+}
+
+fn is_a_whole_object(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok()
+}
+
+/// Ends a connection with the exchange that it was made for.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -161,8 +243,4 @@ fn root(error: &hyper::Error) -> String {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{} s", duration.as_secs_f32())
 }

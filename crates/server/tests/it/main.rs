@@ -11,6 +11,7 @@ mod connections;
 mod crash;
 mod demo;
 mod docs;
+mod egress;
 mod gateway;
 mod harness;
 mod lane;
