@@ -13,7 +13,7 @@ use crate::{
     config::open::{Opened, VaultOptions},
     front::{caller::Keys, router::Server},
     gateway::{Gateway, GatewayConfig},
-    listen::{Workers, tls::TlsOptions},
+    listen::{Workers, timers::ConnectionLimits, tls::TlsOptions},
     observe::{Metrics, requests::RequestLog},
 };
 
@@ -54,12 +54,67 @@ pub(crate) struct ServeOptions {
     /// How often a failed idempotent request is sent again
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub retries: u32,
+    /// How long a request may take until the API's answer begins, in seconds, where the caller does not say;
+    /// an upload that moves is given as long again
+    #[arg(long, default_value_t = 28, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub request_timeout: u64,
+    /// How long a client's connection may rest between requests, in seconds; load balancers in front should
+    /// give up before
+    #[arg(long, default_value_t = 75, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub idle_timeout: u32,
+    /// How long the head of a request may take to arrive, in seconds
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub head_timeout: u32,
+    /// How long a client may take none of an answer, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub write_timeout: u32,
+    /// Clients' connections at once [default: a third of the process's file descriptors]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<NonZero<usize>>,
+    /// Who reads and writes HTTP/1.1
+    #[arg(
+        long,
+        env = "TOKENWARD_HTTP",
+        value_enum,
+        default_value_t,
+        hide_possible_values = false
+    )]
+    pub http: Http,
     /// A process that dies while it refreshes is taken over after this many milliseconds (for tests; at least 1000)
     #[arg(long, hide = true, default_value_t = 20_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1000..))]
     pub claim_ttl_ms: u64,
     /// Print "listening on ..." as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Who reads and writes HTTP/1.1; HTTP/2 is the library's in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Http {
+    /// Tokenward itself
+    #[default]
+    Own,
+    /// An HTTP library, at about half the rate
+    Library,
+}
+
+impl ServeOptions {
+    fn limits(&self) -> ConnectionLimits {
+        let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE);
+        let descriptors = descriptors.map_or(1024, |(soft, _)| soft);
+        // A request takes two, and the store, the logs and idle connections to APIs some.
+        let third = usize::try_from(descriptors / 3).unwrap_or(usize::MAX);
+        let room = tokio::sync::Semaphore::MAX_PERMITS;
+        ConnectionLimits {
+            idle: self.idle_timeout,
+            head: self.head_timeout,
+            write: self.write_timeout,
+            most: self
+                .max_connections
+                .map_or(third, NonZero::get)
+                .clamp(1, room),
+        }
+    }
 }
 
 /// Runs a server until `stop` is cancelled.
@@ -113,7 +168,8 @@ pub(crate) async fn serve(
     let gateway_config = GatewayConfig {
         replay_limit: options.replay_limit * 1024,
         retries: options.retries,
-        ..GatewayConfig::default()
+        timeout: Duration::from_secs(options.request_timeout),
+        library: options.http == Http::Library,
     };
     let server = Server {
         gateway: Gateway::new(
@@ -133,6 +189,7 @@ pub(crate) async fn serve(
         metrics,
         stopping: stop.clone(),
         ids: Arc::default(),
+        library: options.http == Http::Library,
     };
     let make = move || {
         let server = Arc::new(server.for_worker());
@@ -144,8 +201,8 @@ pub(crate) async fn serve(
         || std::thread::available_parallelism().map_or(1, NonZero::get),
         NonZero::get,
     );
-    let mut workers =
-        Workers::start(count, patience, tls.as_ref(), make).context("the workers cannot start")?;
+    let mut workers = Workers::start(count, patience, options.limits(), tls.as_ref(), make)
+        .context("the workers cannot start")?;
     let renewed = async {
         match tls {
             Some(tls) => tls.follow().await,

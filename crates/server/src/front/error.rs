@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 use tokenward::{TokenError, refresh::ledger::FailureKind, time::StoreTime, vault::AdminError};
+use tokenward_http1::request::Refusal;
 
 use crate::wall_clock;
 
@@ -175,6 +176,22 @@ impl ApiError {
     fn internal(message: &str, detail: String) -> Self {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Self::new(status, "InternalServerError", message, detail)
+    }
+
+    pub(crate) fn missing_setting(name: &str) -> Self {
+        Self::invalid(format!(
+            "The connection's setting `{name}` is required and has no value"
+        ))
+    }
+
+    /// A request whose head RFC 9112 forbids.
+    pub(crate) fn refused_by(refusal: Refusal) -> Self {
+        Self::new(
+            refusal.status(),
+            "RequestValidationError",
+            "Invalid Request",
+            refusal.to_string(),
+        )
     }
 
     pub(crate) fn forbidden_host(detail: String) -> Self {

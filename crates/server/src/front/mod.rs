@@ -2,7 +2,8 @@
 //! turns causes into answers.
 
 pub mod caller;
+pub(crate) mod connection;
 pub mod error;
-pub(crate) mod lane;
+mod lane;
 pub(crate) mod request_id;
 pub(crate) mod router;

@@ -8,9 +8,12 @@ use tokenward::Vault;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::request_id::{REQUEST_ID, RequestIds};
+use super::{
+    error::ApiError,
+    request_id::{REQUEST_ID, RequestIds},
+};
 use crate::{
-    gateway::{CallerBody, Gateway, GatewayBody, Passed},
+    gateway::{CallerBody, Gateway, GatewayBody, Sent},
     observe::{Metrics, requests::FLUSH_EVERY},
 };
 
@@ -26,6 +29,8 @@ pub(crate) struct Server {
     pub(crate) metrics: Metrics,
     pub(crate) stopping: CancellationToken,
     pub(crate) ids: Arc<RequestIds>,
+    /// HTTP/1.1 is left to an HTTP library.
+    pub(crate) library: bool,
 }
 
 impl Server {
@@ -57,16 +62,16 @@ impl Server {
     }
 
     /// Boxed: what waits for an answer is moved about before it is polled, and is large.
-    /// `passed`: it is a request to `/proxy` that was sent already.
+    /// `sent`: it is a request to `/proxy` that was decided and sent already.
     pub(crate) fn answer(
         self: Arc<Self>,
         request: Request<CallerBody>,
-        passed: Option<Passed>,
+        sent: Option<Sent>,
     ) -> Pin<Box<dyn Future<Output = Response<GatewayBody>> + Send>> {
         let id = self.ids.next_id();
         if request.uri().path() == "/proxy" {
             return Box::pin(async move {
-                let response = self.gateway.handle(request, passed, id.clone()).await;
+                let response = self.gateway.handle(request, sent, id.clone()).await;
                 named(response, id)
             });
         }
@@ -75,6 +80,11 @@ impl Server {
 
     pub(crate) fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// An answer to a request that nobody looks at.
+    pub(crate) fn refuse(&self, error: ApiError) -> Response<GatewayBody> {
+        named(error.into_response().map(GatewayBody::from), self.next_id())
     }
 
     /// A name for a request.

@@ -11,10 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 
-use super::upstream::UpstreamBody;
+use tokenward_http1::delivery::Source as Delivered;
+use tower::BoxError;
 
-/// How much of an error's body is read to understand it.
-const PEEK: usize = 64 * 1024;
+use super::upstream::UpstreamBody;
 
 /// A request's body as it comes from the caller.
 #[derive(Debug)]
@@ -76,6 +76,8 @@ pub(super) struct Source {
     forgotten: bool,
     ended: bool,
     hint: SizeHint,
+    /// Who may read on: the latest [`OutBody`]. One from before would take pieces that the next must send.
+    reader: u32,
 }
 
 impl Replayable {
@@ -92,18 +94,25 @@ impl Replayable {
             forgotten: false,
             ended: false,
             hint,
+            reader: 0,
         })))
     }
 
-    /// The body from its beginning.
-    pub(super) fn read(&self) -> OutBody {
-        match self {
-            Self::Empty => OutBody(None),
-            Self::Stream(source) => OutBody(Some(Reading {
-                source: source.clone(),
-                next: 0,
-            })),
+    /// The body from its beginning, if it is still there. What was read before reads no further.
+    pub(super) fn read(&self) -> Option<OutBody> {
+        let Self::Stream(source) = self else {
+            return Some(OutBody(None));
+        };
+        let mut locked = lock(source);
+        if locked.forgotten {
+            return None;
         }
+        locked.reader += 1;
+        Some(OutBody(Some(Reading {
+            reader: locked.reader,
+            source: source.clone(),
+            next: 0,
+        })))
     }
 
     pub(super) fn can_replay(&self) -> bool {
@@ -114,6 +123,17 @@ impl Replayable {
     }
 }
 
+/// Why a request's body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// The caller did not send all of it.
+    #[error("{0}")]
+    Caller(#[from] hyper::Error),
+    /// It is sent anew from its beginning.
+    #[error("it is sent again")]
+    SentAnew,
+}
+
 /// A body on its way to an API.
 #[derive(Debug)]
 pub(super) struct OutBody(Option<Reading>);
@@ -122,6 +142,7 @@ pub(super) struct OutBody(Option<Reading>);
 #[derive(Debug)]
 struct Reading {
     source: Arc<Mutex<Source>>,
+    reader: u32,
     /// The next remembered chunk.
     next: usize,
 }
@@ -132,16 +153,24 @@ fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
 
 impl Body for OutBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(Reading { source, next }) = &mut self.get_mut().0 else {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(reading) = &mut self.get_mut().0 else {
             return Poll::Ready(None);
         };
+        let Reading {
+            source,
+            reader,
+            next,
+        } = reading;
         let mut source = lock(source);
+        if source.reader != *reader {
+            return Poll::Ready(Some(Err(BodyError::SentAnew)));
+        }
         if let Some(chunk) = source.chunks.get(*next) {
             *next += 1;
             return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
@@ -157,7 +186,7 @@ impl Body for OutBody {
                 }
                 Some(Err(error)) => {
                     source.forgotten = true;
-                    return Poll::Ready(Some(Err(error)));
+                    return Poll::Ready(Some(Err(error.into())));
                 }
                 Some(Ok(frame)) => frame,
             };
@@ -179,7 +208,7 @@ impl Body for OutBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|Reading { source, next }| {
+        self.0.as_ref().is_none_or(|Reading { source, next, .. }| {
             let source = lock(source);
             source.ended && *next >= source.chunks.len()
         })
@@ -193,20 +222,33 @@ impl Body for OutBody {
     }
 }
 
-/// Reads the beginning of a body; what was read must be put in front again.
-pub(super) async fn peek(body: &mut UpstreamBody) -> Bytes {
-    let mut read = Vec::new();
-    while read.len() < PEEK {
-        match body.frame().await {
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    read.extend_from_slice(&data);
+/// What was read of an answer's body to understand it; it is put in front again.
+#[derive(Debug, Default)]
+pub(super) struct Peeked {
+    read: Vec<u8>,
+    /// Why the body broke off.
+    broken: Option<BoxError>,
+}
+
+impl Peeked {
+    /// Reads about `most` bytes of a body's beginning. What was read is kept when this is dropped halfway.
+    pub(super) async fn read(&mut self, body: &mut UpstreamBody, most: usize) {
+        while self.read.len() < most && self.broken.is_none() {
+            match body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.read.extend_from_slice(&data);
+                    }
                 }
+                Some(Err(error)) => self.broken = Some(error),
+                None => break,
             }
-            Some(Err(_)) | None => break,
         }
     }
-    read.into()
+
+    pub(super) fn so_far(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.read)
+    }
 }
 
 /// A body on its way to the caller.
@@ -218,14 +260,14 @@ enum Kind {
     /// Ours.
     Full(Full<Bytes>),
     /// An API's, after what was read of it already.
-    Stream { read: Bytes, rest: UpstreamBody },
+    Stream { peeked: Peeked, rest: UpstreamBody },
     /// The vault API's.
     Api(axum::body::Body),
 }
 
 impl GatewayBody {
-    pub(super) fn stream(read: Bytes, rest: UpstreamBody) -> Self {
-        Self(Kind::Stream { read, rest })
+    pub(super) fn stream(peeked: Peeked, rest: UpstreamBody) -> Self {
+        Self(Kind::Stream { peeked, rest })
     }
 }
 
@@ -243,7 +285,7 @@ impl From<Bytes> for GatewayBody {
 
 impl Body for GatewayBody {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -253,9 +295,13 @@ impl Body for GatewayBody {
             Kind::Full(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Kind::Stream { read, rest } => {
-                if !read.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(read)))));
+            Kind::Stream { peeked, rest } => {
+                if !peeked.read.is_empty() {
+                    let read = std::mem::take(&mut peeked.read);
+                    return Poll::Ready(Some(Ok(Frame::data(read.into()))));
+                }
+                if let Some(broken) = peeked.broken.take() {
+                    return Poll::Ready(Some(Err(broken)));
                 }
                 Pin::new(rest).poll_frame(cx).map_err(Into::into)
             }
@@ -266,7 +312,9 @@ impl Body for GatewayBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Full(body) => body.is_end_stream(),
-            Kind::Stream { read, rest } => read.is_empty() && rest.is_end_stream(),
+            Kind::Stream { peeked, rest } => {
+                peeked.read.is_empty() && peeked.broken.is_none() && rest.is_end_stream()
+            }
             Kind::Api(body) => body.is_end_stream(),
         }
     }
@@ -274,9 +322,9 @@ impl Body for GatewayBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Full(body) => body.size_hint(),
-            Kind::Stream { read, rest } => {
+            Kind::Stream { peeked, rest } => {
                 let mut hint = rest.size_hint();
-                let more = read.len() as u64;
+                let more = peeked.read.len() as u64;
                 let (lower, upper) = (hint.lower() + more, hint.upper().map(|upper| upper + more));
                 hint = SizeHint::new();
                 hint.set_lower(lower);
@@ -286,6 +334,24 @@ impl Body for GatewayBody {
                 hint
             }
             Kind::Api(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Delivered for GatewayBody {
+    type Error = BoxError;
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        loop {
+            return Poll::Ready(match ready!(Pin::new(&mut *self).poll_frame(cx)) {
+                None => None,
+                Some(Err(error)) => Some(Err(error)),
+                // Trailers are left out.
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => Some(Ok(data)),
+                    Err(_) => continue,
+                },
+            });
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, Response, header::RETRY_AFTER};
 use tokenward::{
     oauth::parse_retry_after,
-    time::{Chance as _, SeededChance, backoff},
+    time::{Chance as _, SeededChance, StoreTime, backoff},
 };
 
 use super::upstream::UpstreamError;
@@ -47,23 +47,27 @@ impl Retries {
         }
     }
 
-    /// `time_left` until the caller's deadline; `can_replay`: the body can be sent again.
+    /// `time_left` until the caller's deadline; `can_replay`: the body can be sent again; `now` by the
+    /// calendar, for a `Retry-After` that is a date.
     pub(super) fn judge<B>(
         &mut self,
         result: &Result<Response<B>, UpstreamError>,
         time_left: Duration,
         can_replay: bool,
+        now: StoreTime,
     ) -> Verdict {
         let pause = match result {
             Ok(response) => match response.status().as_u16() {
-                status if may_pass(status) && self.repeatable => self.pause(response.headers()),
+                status if may_pass(status) && self.repeatable => {
+                    self.pause(response.headers(), now)
+                }
                 _ => None,
             },
             // Never written to the wire, whatever the method.
-            Err(UpstreamError::Connect(_)) => self.pause(&HeaderMap::new()),
-            // There is no time for another.
-            Err(UpstreamError::TimedOut) => None,
-            Err(_) if self.repeatable => self.pause(&HeaderMap::new()),
+            Err(UpstreamError::Connect(_)) => self.pause(&HeaderMap::new(), now),
+            // There is no time for another, or no body.
+            Err(UpstreamError::TimedOut | UpstreamError::Caller(_)) => None,
+            Err(_) if self.repeatable => self.pause(&HeaderMap::new(), now),
             Err(_) => None,
         };
         match pause {
@@ -76,13 +80,12 @@ impl Retries {
         }
     }
 
-    fn pause(&self, headers: &HeaderMap) -> Option<Duration> {
-        // An HTTP date is as good as none here: how long ago it was made is not known.
+    fn pause(&self, headers: &HeaderMap, now: StoreTime) -> Option<Duration> {
         let wish = headers.get(RETRY_AFTER).map(|value| {
             value
                 .to_str()
                 .ok()
-                .and_then(|v| parse_retry_after(v, i64::MAX))
+                .and_then(|v| parse_retry_after(v, now.0))
         });
         match wish {
             None => Some(backoff(
@@ -104,6 +107,8 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(28);
+    /// Mon, 30 Nov 2026 12:00:00 GMT
+    const NOW: StoreTime = StoreTime(1_796_040_000_000);
 
     fn answer(
         status: u16,
@@ -127,16 +132,19 @@ mod tests {
     fn idempotent_requests_are_tried_again_a_few_times() {
         let mut get = retries(&Method::GET);
         assert!(matches!(
-            get.judge(&answer(503, None), LONG, true),
+            get.judge(&answer(503, None), LONG, true, NOW),
             Verdict::Again(_)
         ));
         assert!(matches!(
-            get.judge(&answer(502, None), LONG, true),
+            get.judge(&answer(502, None), LONG, true, NOW),
             Verdict::Again(_)
         ));
-        assert_eq!(get.judge(&answer(503, None), LONG, true), Verdict::Pass);
         assert_eq!(
-            retries(&Method::GET).judge(&answer(500, None), LONG, true),
+            get.judge(&answer(503, None), LONG, true, NOW),
+            Verdict::Pass
+        );
+        assert_eq!(
+            retries(&Method::GET).judge(&answer(500, None), LONG, true, NOW),
             Verdict::Pass
         );
     }
@@ -144,7 +152,7 @@ mod tests {
     #[test]
     fn a_post_is_not_unless_it_has_a_key() {
         assert_eq!(
-            retries(&Method::POST).judge(&answer(503, None), LONG, true),
+            retries(&Method::POST).judge(&answer(503, None), LONG, true, NOW),
             Verdict::Pass
         );
         let headers = [(
@@ -155,24 +163,27 @@ mod tests {
         .collect();
         let mut keyed = Retries::new(&Method::POST, &headers, 2);
         assert!(matches!(
-            keyed.judge(&answer(503, None), LONG, true),
+            keyed.judge(&answer(503, None), LONG, true, NOW),
             Verdict::Again(_)
         ));
     }
 
     #[test]
     fn retry_after_is_honoured_or_left_to_the_caller() {
-        let again = |wish| retries(&Method::GET).judge(&answer(429, Some(wish)), LONG, true);
+        let again = |wish| retries(&Method::GET).judge(&answer(429, Some(wish)), LONG, true, NOW);
         assert_eq!(again("3"), Verdict::Again(Duration::from_secs(3)));
         assert_eq!(again("60"), Verdict::Pass);
         assert_eq!(again("nonsense"), Verdict::Pass);
+        let soon = "Mon, 30 Nov 2026 12:00:04 GMT";
+        assert_eq!(again(soon), Verdict::Again(Duration::from_secs(4)));
+        assert_eq!(again("Fri, 01 Jan 2038 00:00:00 GMT"), Verdict::Pass);
         let short = Duration::from_secs(1);
         assert_eq!(
-            retries(&Method::GET).judge(&answer(429, Some("3")), short, true),
+            retries(&Method::GET).judge(&answer(429, Some("3")), short, true, NOW),
             Verdict::Pass
         );
         assert_eq!(
-            retries(&Method::GET).judge(&answer(503, None), LONG, false),
+            retries(&Method::GET).judge(&answer(503, None), LONG, false, NOW),
             Verdict::Pass
         );
     }

@@ -55,6 +55,33 @@ impl Target {
         parts.path_and_query = Some(self.path.clone());
         Uri::from_parts(parts).expect("all three parts are there")
     }
+
+    /// A reference in an answer from here as an absolute URL. `None`: it is one already, or none at all.
+    pub(super) fn absolute(&self, reference: &[u8]) -> Option<HeaderValue> {
+        let reference = std::str::from_utf8(reference).ok()?;
+        if Url::parse(reference).is_ok() {
+            return None;
+        }
+        let here: Url = self.uri().to_string().parse().ok()?;
+        HeaderValue::from_str(here.join(reference).ok()?.as_str()).ok()
+    }
+
+    /// A target of which nobody has asked whether a token may go there.
+    #[cfg(test)]
+    pub(super) fn for_tests(url: &str) -> Self {
+        let parts = url.parse::<Uri>().unwrap().into_parts();
+        let authority = parts.authority.unwrap();
+        let origin = Origin {
+            prefix: "".into(),
+            host: HeaderValue::from_str(authority.as_str()).unwrap(),
+            scheme: parts.scheme.unwrap(),
+            authority,
+        };
+        Self {
+            origin: Arc::new(origin),
+            path: parts.path_and_query.unwrap(),
+        }
+    }
 }
 
 /// The target of `x-apideck-downstream-url`: as given, or relative to the connector's base, with
@@ -62,7 +89,7 @@ impl Target {
 ///
 /// # Errors
 ///
-/// 400 if it is not a URL, 403 if no token may go there.
+/// 400 if it is not a URL, or if no token may go there.
 pub(super) fn resolve(
     given: &str,
     resolved: &Resolved,
@@ -70,8 +97,7 @@ pub(super) fn resolve(
     rules: &AddressRules,
 ) -> Result<Target, ApiError> {
     let given = fill_places(given, resolved)?;
-    let absolute = given.starts_with("https://") || given.starts_with("http://");
-    let text = if absolute {
+    let text = if is_absolute(&given) {
         given
     } else {
         let base = base(resolved, token)?;
@@ -199,7 +225,8 @@ fn fill(
         })
 }
 
-/// Apideck's `{setting}` places. Values may not change what the rest of the URL means.
+/// Apideck's `{setting}` places. Values may not change what the rest of the URL means. Braces around anything
+/// that cannot be a setting's name (`{"a":1}`) are the caller's own.
 fn fill_places<'a>(given: &'a str, resolved: &Resolved) -> Result<Cow<'a, str>, ApiError> {
     if !given.contains('{') {
         return Ok(Cow::Borrowed(given));
@@ -207,25 +234,57 @@ fn fill_places<'a>(given: &'a str, resolved: &Resolved) -> Result<Cow<'a, str>, 
     let mut text = String::with_capacity(given.len());
     let mut rest = given;
     while let Some((before, after)) = rest.split_once('{') {
-        let Some((name, after)) = after.split_once('}') else {
-            break;
+        text.push_str(before);
+        let place = after.split_once('}').filter(|(name, _)| is_name(name));
+        let Some((name, after)) = place else {
+            text.push('{');
+            rest = after;
+            continue;
         };
         let value = resolved.settings().get(name).ok_or_else(|| {
             ApiError::bad_header(&format!(
                 "x-apideck-downstream-url names `{{{name}}}`, which the connection's settings lack"
             ))
         })?;
-        if value.contains(['/', '?', '#', '@', ':', '\\']) {
+        let leads_up = matches!(&**value, "." | "..");
+        if leads_up || value.contains(['/', '?', '#', '@', ':', '\\', '%']) {
             return Err(ApiError::bad_header(&format!(
                 "setting `{name}` cannot stand in a URL"
             )));
         }
-        text.push_str(before);
         text.push_str(value);
         rest = after;
     }
     text.push_str(rest);
     Ok(Cow::Owned(text))
+}
+
+fn is_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+}
+
+/// Whether a URL may lead somewhere, as far as can be said without a token: what is absolute is checked.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub(super) fn may_be_allowed(
+    given: &str,
+    resolved: &Resolved,
+    rules: &AddressRules,
+) -> Result<(), ApiError> {
+    if is_absolute(given) {
+        resolve(given, resolved, None, rules)?;
+    }
+    Ok(())
+}
+
+fn is_absolute(url: &str) -> bool {
+    url.starts_with("https://") || url.starts_with("http://")
 }
 
 /// Whether the connector's host list has the URL's origin.

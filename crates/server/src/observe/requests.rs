@@ -142,6 +142,11 @@ impl RequestLog {
         }
     }
 
+    /// Whether there is a log.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Adds a line; does nothing without a log.
     pub(crate) fn add<'a>(&self, line: impl FnOnce(Timestamp) -> Line<'a>) {
         let Some(buffer) = &self.0 else { return };

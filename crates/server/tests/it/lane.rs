@@ -431,7 +431,13 @@ async fn what_could_be_read_in_two_ways_is_refused() {
         line.send(&world.request("POST", "/0", lines, "")).await;
         line.send(&inner).await;
         let answer = line.message(false).await.unwrap();
-        assert!(answer.first.contains(" 400 "), "{lines:?}: {answer:?}");
+        // A coding that is not known (RFC 9112 section 6.1).
+        let status = if lines[0].starts_with("Transfer-Encoding") {
+            " 501 "
+        } else {
+            " 400 "
+        };
+        assert!(answer.first.contains(status), "{lines:?}: {answer:?}");
         let seen = world.api.seen();
         let smuggled = seen
             .iter()

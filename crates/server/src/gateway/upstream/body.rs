@@ -5,20 +5,22 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tower::BoxError;
 
+use tokenward_http1::{framing::Framing, outgoing::Outgoing, response::Nature};
+use tokio::time::Instant;
+
 use super::{
-    decode::{Framing, Nature},
-    pool::Pool,
-    upload::Upload,
-    wire::Wire,
+    Wire,
+    library::Driven,
+    pool::{Own, Pool},
 };
-use crate::gateway::target::Origin;
+use crate::gateway::{body::OutBody, target::Origin};
 
 /// How many frames of an answer that nobody wants are read, to keep its connection.
 const UNWANTED: usize = 16;
@@ -28,8 +30,8 @@ const UNWANTED: usize = 16;
 pub(in crate::gateway) enum UpstreamBody {
     /// Over HTTP/1.1.
     Leased(Lease),
-    /// Over a connection that many requests share.
-    Shared(Incoming),
+    /// Over a connection that an HTTP library drives.
+    Driven(Driven),
 }
 
 /// An HTTP/1.1 connection in use.
@@ -40,16 +42,18 @@ pub(in crate::gateway) struct Lease {
     framing: Framing,
     keep: bool,
     /// What of the request is still on its way: the API answers before it has heard all.
-    upload: Option<Upload>,
+    upload: Option<Outgoing<OutBody>>,
     pool: Pool,
     origin: Arc<Origin>,
+    /// The API has stopped in its answer, and the wire's timer runs.
+    stalled: bool,
 }
 
 impl Lease {
     pub(super) fn new(
         wire: Box<Wire>,
         nature: Nature,
-        upload: Option<Upload>,
+        upload: Option<Outgoing<OutBody>>,
         pool: Pool,
         origin: Arc<Origin>,
     ) -> Self {
@@ -60,6 +64,7 @@ impl Lease {
             upload,
             pool,
             origin,
+            stalled: false,
         };
         lease.settle();
         lease
@@ -82,7 +87,7 @@ impl Lease {
             && self.upload.is_none()
             && wire.inbox.is_empty()
         {
-            self.pool.keep(&self.origin, wire);
+            self.pool.keep(&self.origin, Own::Wire(wire));
         }
     }
 
@@ -100,7 +105,19 @@ impl Lease {
             self.upload = None;
             self.keep &= result.is_ok();
         }
-        let polled = next(wire, &mut self.framing, context);
+        let mut polled = next(wire, &mut self.framing, context);
+        if polled.is_pending() {
+            if !self.stalled {
+                self.stalled = true;
+                wire.put_off(stall_ends());
+            }
+            polled = wire.poll_timer(context).map(|()| {
+                let stalled = io::Error::new(io::ErrorKind::TimedOut, "the answer has stalled");
+                Some(Err(stalled.into()))
+            });
+        } else {
+            self.stalled = false;
+        }
         if let Some(Err(_)) | None = ready!(&polled) {
             self.keep &= self.framing.is_done();
             if !self.framing.is_done() {
@@ -110,6 +127,14 @@ impl Lease {
         self.settle();
         polled
     }
+}
+
+/// An answer that has begun may stand still for so long: longer than servers of events are silent.
+pub(super) const STALL: Duration = Duration::from_secs(300);
+
+#[expect(clippy::disallowed_methods, reason = "for the runtime's own timer")]
+pub(super) fn stall_ends() -> Instant {
+    Instant::now() + STALL
 }
 
 fn next(
@@ -148,14 +173,14 @@ impl Body for UpstreamBody {
             Self::Leased(lease) => lease
                 .poll_piece(context)
                 .map(|piece| piece.map(|piece| piece.map(Frame::data))),
-            Self::Shared(incoming) => Pin::new(incoming).poll_frame(context).map_err(Into::into),
+            Self::Driven(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Leased(lease) => lease.wire.is_none(),
-            Self::Shared(incoming) => incoming.is_end_stream(),
+            Self::Driven(body) => body.is_end_stream(),
         }
     }
 
@@ -164,15 +189,19 @@ impl Body for UpstreamBody {
             Self::Leased(lease) => lease
                 .left()
                 .map_or_else(SizeHint::new, SizeHint::with_exact),
-            Self::Shared(incoming) => incoming.size_hint(),
+            Self::Driven(body) => body.size_hint(),
         }
     }
 }
 
 impl Drop for Lease {
     /// What is there already is read, so that a short answer that nobody wanted (a 401 before the
-    /// second try) does not cost its connection.
+    /// second try) does not cost its connection. Of the request nothing more is written: the next try
+    /// may be reading its body.
     fn drop(&mut self) {
+        if self.upload.take().is_some() {
+            self.wire = None;
+        }
         let context = &mut Context::from_waker(Waker::noop());
         for _ in 0..UNWANTED {
             match self.poll_piece(context) {

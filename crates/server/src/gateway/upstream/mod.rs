@@ -6,35 +6,35 @@
 //! nobody else is woken. HTTP/2 connections serve many requests at once, and keep their own task.
 
 mod body;
-mod decode;
-mod express;
+mod library;
 mod pool;
-mod upload;
-mod wire;
+mod written;
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header::HOST};
-use hyper::client::conn::http2;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokenward_http1::{
+    outgoing::{Outgoing, OutgoingError},
+    response::ResponseHead,
+};
 use tokio::time::Instant;
 use tower::BoxError;
 
-pub(super) use self::body::UpstreamBody;
-pub(super) use self::express::{Answered, Written};
-use self::{
-    body::Lease,
-    pool::Pool,
-    upload::{Broken, Upload},
-    wire::Wire,
+use self::pool::Pool;
+pub(super) use self::{
+    body::{Lease, UpstreamBody},
+    written::{Answered, Written},
 };
-pub(crate) use self::{
-    decode::decimal,
-    express::Relay,
-    upload::{expects_body, put_header},
+use super::{
+    body::{BodyError, OutBody},
+    rules,
+    target::Target,
 };
-use super::{body::OutBody, target::Target};
 use crate::egress::{ConnectError, Connector, Destination, Protocols, Stream};
+
+type Wire = tokenward_http1::wire::Wire<Stream>;
 
 /// For DNS, connect and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,9 +48,26 @@ pub(super) enum UpstreamError {
     /// Some of it may have been.
     #[error("{0}")]
     Exchange(#[source] BoxError),
+    /// The caller did not send all of its body.
+    #[error("{0}")]
+    Caller(#[source] BoxError),
     /// The caller's time was up first.
     #[error("no answer in time")]
     TimedOut,
+}
+
+impl UpstreamError {
+    /// What went wrong after something was sent.
+    fn after(error: BoxError) -> Self {
+        let mut cause: Option<&dyn std::error::Error> = Some(&*error);
+        while let Some(present) = cause {
+            if let Some(BodyError::Caller(_)) = present.downcast_ref() {
+                return Self::Caller(error);
+            }
+            cause = present.source();
+        }
+        Self::Exchange(error)
+    }
 }
 
 /// A client with a pool of its own: each worker has one, so that cores share nothing.
@@ -58,11 +75,14 @@ pub(super) enum UpstreamError {
 pub(super) struct Upstream {
     connector: Connector,
     pool: Pool,
+    /// HTTP/1.1 is left to an HTTP library.
+    library: bool,
 }
 
 #[derive(Debug)]
 enum Connection {
     Http1(Box<Wire>),
+    Library(http1::SendRequest<OutBody>),
     Http2(http2::SendRequest<OutBody>),
 }
 
@@ -75,16 +95,17 @@ enum Failure {
 }
 
 impl Upstream {
-    pub(super) fn new(connector: Connector) -> Self {
+    pub(super) fn new(connector: Connector, library: bool) -> Self {
         Self {
             connector,
             pool: Pool::default(),
+            library,
         }
     }
 
     /// The same way, with a pool of its own.
     pub(super) fn another(&self) -> Self {
-        Self::new(self.connector.clone())
+        Self::new(self.connector.clone(), self.library)
     }
 
     /// Closes what has been idle for some [`sweep`](Self::sweep)s.
@@ -93,7 +114,7 @@ impl Upstream {
     }
 
     /// Sends a request to its target (its own URI is made from that), and waits for the head of
-    /// the answer, at most until `deadline`.
+    /// the answer, at most until `deadline`; an upload that moves puts that off by `patience`.
     ///
     /// # Errors
     ///
@@ -108,6 +129,7 @@ impl Upstream {
         target: &Target,
         mut request: Request<OutBody>,
         deadline: Instant,
+        patience: Option<Duration>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         loop {
             let (connection, kept) = match self.pool.take(&target.origin) {
@@ -116,18 +138,29 @@ impl Upstream {
                 None => (Box::pin(self.connect(target, deadline)).await?, false),
             };
             let result = match connection {
-                Connection::Http1(wire) => self.exchange(target, wire, request, deadline).await,
+                Connection::Http1(wire) => {
+                    let until = Until { deadline, patience };
+                    self.exchange(target, wire, request, until).await
+                }
+                Connection::Library(sender) => {
+                    Box::pin(self.exchange_by_library(target, sender, request, deadline)).await
+                }
                 Connection::Http2(sender) => {
-                    Box::pin(exchange_shared(target, sender, request, deadline)).await
+                    Box::pin(library::exchange_shared(target, sender, request, deadline)).await
                 }
             };
             match result {
                 Ok(response) => return Ok(response),
                 Err(Failure::TimedOut) => return Err(UpstreamError::TimedOut),
-                Err(Failure::Failed(error)) => return Err(UpstreamError::Exchange(error)),
+                Err(Failure::Failed(error)) => return Err(UpstreamError::after(error)),
                 // Closed by the other side while nobody used it.
                 Err(Failure::Unsent(unsent, _)) if kept => request = *unsent,
-                Err(Failure::Unsent(_, error)) => return Err(UpstreamError::Connect(error)),
+                Err(Failure::Unsent(_, error)) => {
+                    return Err(match UpstreamError::after(error) {
+                        UpstreamError::Exchange(error) => UpstreamError::Connect(error),
+                        other => other,
+                    });
+                }
             }
         }
     }
@@ -147,6 +180,9 @@ impl Upstream {
             .map_err(unmade)?;
         let failed = |error: hyper::Error| UpstreamError::Connect(error.into());
         if !io.is_http2() {
+            if self.library {
+                return library::connection(io).await.map_err(failed);
+            }
             return Ok(Connection::Http1(Box::new(Wire::new(io))));
         }
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
@@ -156,7 +192,7 @@ impl Upstream {
             .handshake(TokioIo::new(io))
             .await
             .map_err(failed)?;
-        run_apart(driver);
+        library::run_apart(driver);
         self.pool.keep_shared(&target.origin, &sender);
         Ok(Connection::Http2(sender))
     }
@@ -166,30 +202,46 @@ impl Upstream {
         target: &Target,
         mut wire: Box<Wire>,
         request: Request<OutBody>,
-        deadline: Instant,
+        until: Until,
     ) -> Result<Response<UpstreamBody>, Failure> {
         let (parts, body) = request.into_parts();
         let to_head = parts.method == Method::HEAD;
-        let mut upload = Upload::new(target, &parts, body);
+        let (path, host) = (target.path.as_str(), target.origin.host.as_bytes());
+        let mut upload = Outgoing::new(&parts.method, path, host, &parts.headers, body);
         let mut sending = Sending::Going;
-        wire.set_timer(deadline);
+        wire.begin(until.deadline);
         let answer = poll_fn(|context| {
             if let Sending::Going = sending {
-                match upload.poll(&mut wire, context) {
+                let before = upload.written();
+                let polled = upload.poll(&mut wire, context);
+                if upload.written() > before
+                    && let Some(later) = until.later()
+                {
+                    wire.put_off(later);
+                }
+                match polled {
                     Poll::Pending => {}
                     Poll::Ready(Ok(())) => sending = Sending::Done,
                     // An API that closes early may have said why before.
-                    Poll::Ready(Err(Broken::Wire(error))) if upload.has_begun() => {
+                    Poll::Ready(Err(OutgoingError::Wire(error))) if upload.written() > 0 => {
                         sending = Sending::Broken(Some(error.into()));
                     }
-                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(Some(broken.into()))),
+                    Poll::Ready(Err(OutgoingError::Wire(error))) => {
+                        return Poll::Ready(Err(Some(error.into())));
+                    }
+                    Poll::Ready(Err(OutgoingError::Body(error))) => {
+                        return Poll::Ready(Err(Some(error.into())));
+                    }
                 }
             }
-            let head = wire.poll_head(context, to_head, |head, nature| (response(head), nature));
+            let head = wire.poll_head(context, to_head, |head| (response(&head), head.nature));
             match head {
                 Poll::Ready(Ok((Ok(response), nature))) => Poll::Ready(Ok((response, nature))),
-                Poll::Ready(Ok((Err(error), _)) | Err(error)) => {
+                Poll::Ready(Ok((Err(error), _))) => {
                     Poll::Ready(Err(Some(sending.why().unwrap_or(error))))
+                }
+                Poll::Ready(Err(error)) => {
+                    Poll::Ready(Err(Some(sending.why().unwrap_or_else(|| error.into()))))
                 }
                 Poll::Pending => wire.poll_timer(context).map(|()| Err(None)),
             }
@@ -197,18 +249,36 @@ impl Upstream {
         match answer.await {
             Ok((response, mut nature)) => {
                 nature.keep &= !matches!(sending, Sending::Broken(_));
+                nature.keep &= !is_private(&parts.headers, &response);
                 let rest = matches!(sending, Sending::Going).then_some(upload);
                 let (pool, origin) = (self.pool.clone(), target.origin.clone());
                 let lease = Lease::new(wire, nature, rest, pool, origin);
                 Ok(response.map(|()| UpstreamBody::Leased(lease)))
             }
             Err(None) => Err(Failure::TimedOut),
-            Err(Some(error)) if upload.has_begun() => Err(Failure::Failed(error)),
+            Err(Some(error)) if upload.written() > 0 => Err(Failure::Failed(error)),
             Err(Some(error)) => {
                 let request = Request::from_parts(parts, upload.into_body());
                 Err(Failure::Unsent(Box::new(request), error))
             }
         }
+    }
+}
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy)]
+struct Until {
+    deadline: Instant,
+    /// From each piece of an upload.
+    patience: Option<Duration>,
+}
+
+impl Until {
+    /// The deadline after a piece was written just now.
+    #[expect(clippy::disallowed_methods, reason = "for the runtime's own timer")]
+    fn later(&self) -> Option<Instant> {
+        let later = Instant::now() + self.patience?;
+        (later > self.deadline).then_some(later)
     }
 }
 
@@ -228,12 +298,26 @@ impl Sending {
     }
 }
 
+/// Whether a connection has become somebody's own: what it was authenticated with counts for the next
+/// request, too.
+fn is_private(sent: &HeaderMap, response: &Response<()>) -> bool {
+    let offers = |name: HeaderName| {
+        let offers = response.headers().get_all(name);
+        let mut offers = offers.iter().map(HeaderValue::as_bytes);
+        offers.any(rules::authenticates_connection)
+    };
+    let own = sent.get(http::header::AUTHORIZATION);
+    own.is_some_and(|own| rules::authenticates_connection(own.as_bytes()))
+        || matches!(response.status().as_u16(), 401 | 407)
+            && (offers(http::header::WWW_AUTHENTICATE) || offers(http::header::PROXY_AUTHENTICATE))
+}
+
 /// An answer's head.
-fn response(head: &httparse::Response<'_, '_>) -> Result<Response<()>, BoxError> {
+fn response(head: &ResponseHead<'_>) -> Result<Response<()>, BoxError> {
     let mut response = Response::new(());
-    *response.status_mut() = head.code.unwrap_or_default().try_into()?;
+    *response.status_mut() = head.status;
     let mut headers = HeaderMap::with_capacity(head.headers.len() + 3);
-    for header in &*head.headers {
+    for header in head.headers {
         headers.append(
             HeaderName::from_bytes(header.name.as_bytes())?,
             HeaderValue::from_bytes(header.value)?,
@@ -241,39 +325,4 @@ fn response(head: &httparse::Response<'_, '_>) -> Result<Response<()>, BoxError>
     }
     *response.headers_mut() = headers;
     Ok(response)
-}
-
-async fn exchange_shared(
-    target: &Target,
-    mut sender: http2::SendRequest<OutBody>,
-    mut request: Request<OutBody>,
-    deadline: Instant,
-) -> Result<Response<UpstreamBody>, Failure> {
-    request.headers_mut().remove(HOST);
-    *request.uri_mut() = target.uri();
-    *request.version_mut() = Version::HTTP_2;
-    let result = tokio::time::timeout_at(deadline, sender.try_send_request(request))
-        .await
-        .map_err(|_| Failure::TimedOut)?;
-    match result {
-        Ok(response) => Ok(response.map(UpstreamBody::Shared)),
-        Err(mut failed) => Err(match failed.take_message() {
-            Some(unsent) => Failure::Unsent(Box::new(unsent), failed.into_error().into()),
-            None => Failure::Failed(failed.into_error().into()),
-        }),
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a connection's driver ends by itself when nobody uses the connection any more"
-)]
-fn run_apart<D>(driver: D)
-where
-    D: Future<Output = hyper::Result<()>> + Send + 'static,
-{
-    tokio::spawn(async move {
-        // Who uses the connection is told what went wrong.
-        let _ = driver.await;
-    });
 }

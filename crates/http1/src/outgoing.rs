@@ -1,4 +1,4 @@
-//! A request on its way to an API over HTTP/1.1.
+//! A request that is being written: its head, and its body as it comes.
 
 use std::{
     collections::VecDeque,
@@ -7,107 +7,107 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use http::{Method, header::CONTENT_LENGTH, request::Parts};
-use http_body::Body as _;
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderMap, Method, header::CONTENT_LENGTH};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::wire::Wire;
-use crate::gateway::{body::OutBody, target::Target};
+use crate::{
+    encode::{LAST_CHUNK, expects_body, put_chunk_size, put_end, put_header, put_request_line},
+    wire::Wire,
+};
 
 /// What failed of a request on its way.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub enum OutgoingError<E> {
+    /// The connection.
     #[error("{0}")]
     Wire(#[source] io::Error),
-    /// The caller did not send all of its body.
+    /// The body: whoever makes it did not make all of it.
     #[error("{0}")]
-    Caller(#[source] hyper::Error),
+    Body(E),
 }
 
 /// The head and as much of the body as there is.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub struct Outgoing<B> {
     /// Encoded and not written yet.
     queue: VecDeque<Bytes>,
-    body: OutBody,
+    body: B,
     chunked: bool,
     ended: bool,
-    /// Whether anything was written.
-    begun: bool,
+    /// How many bytes were written.
+    written: u64,
 }
 
-impl Upload {
-    /// The host is in a header, and only the path in the request line (RFC 9112 section 3.2).
-    pub(super) fn new(target: &Target, request: &Parts, body: OutBody) -> Self {
+impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
+    /// A request to `path` at `host` with these headers; the body's length or chunks are added.
+    pub fn new(method: &Method, path: &str, host: &[u8], headers: &HeaderMap, body: B) -> Self {
         let mut head = BytesMut::with_capacity(1024);
-        head.put_slice(request.method.as_str().as_bytes());
-        head.put_u8(b' ');
-        head.put_slice(target.path.as_str().as_bytes());
-        head.put_slice(b" HTTP/1.1\r\nhost: ");
-        head.put_slice(target.origin.host.as_bytes());
-        head.put_slice(b"\r\n");
-        for (name, value) in &request.headers {
+        put_request_line(&mut head, method, path, host);
+        for (name, value) in headers {
             if name != CONTENT_LENGTH {
                 put_header(&mut head, name.as_str(), value.as_bytes());
             }
         }
         let length = body.size_hint().exact();
         match length {
-            Some(0) if !expects_body(&request.method) => {}
+            Some(0) if !expects_body(method) => {}
             Some(length) => {
                 put_header(&mut head, "content-length", length.to_string().as_bytes());
             }
             None => put_header(&mut head, "transfer-encoding", b"chunked"),
         }
-        head.put_slice(b"\r\n");
+        put_end(&mut head);
         Self {
             queue: [head.freeze()].into(),
             ended: body.is_end_stream(),
             body,
             chunked: length.is_none(),
-            begun: false,
+            written: 0,
         }
     }
 
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
+    /// How many bytes were written.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// The body of a request of which nothing was written.
-    pub(super) fn into_body(self) -> OutBody {
+    pub fn into_body(self) -> B {
         self.body
     }
 
     /// Writes until all is written.
-    pub(super) fn poll(
+    pub fn poll<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        wire: &mut Wire,
+        wire: &mut Wire<S>,
         context: &mut Context<'_>,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), OutgoingError<B::Error>>> {
         loop {
             while !self.queue.is_empty() {
-                let written =
-                    ready!(wire.poll_write_queue(context, &self.queue)).map_err(Broken::Wire)?;
-                self.begun = true;
-                self.written(written);
+                let count = ready!(wire.poll_write_queue(context, &self.queue))
+                    .map_err(OutgoingError::Wire)?;
+                self.written += count as u64;
+                self.advance(count);
             }
             if self.ended {
-                return wire.poll_flush(context).map_err(Broken::Wire);
+                return wire.poll_flush(context).map_err(OutgoingError::Wire);
             }
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Pending => {
                     // What there is must not wait for what comes next.
-                    ready!(wire.poll_flush(context)).map_err(Broken::Wire)?;
+                    ready!(wire.poll_flush(context)).map_err(OutgoingError::Wire)?;
                     return Poll::Pending;
                 }
                 Poll::Ready(None) => {
                     self.ended = true;
                     if self.chunked {
-                        self.queue.push_back(Bytes::from_static(b"0\r\n\r\n"));
+                        self.queue.push_back(Bytes::from_static(LAST_CHUNK));
                     }
                 }
                 Poll::Ready(Some(frame)) => {
-                    if let Ok(data) = frame.map_err(Broken::Caller)?.into_data() {
+                    if let Ok(data) = frame.map_err(OutgoingError::Body)?.into_data() {
                         self.push(data);
                     }
                 }
@@ -122,12 +122,13 @@ impl Upload {
         if !self.chunked {
             return self.queue.push_back(data);
         }
-        let size = format!("{:x}\r\n", data.len());
+        let mut size = BytesMut::with_capacity(18);
+        put_chunk_size(&mut size, data.len());
         let end = Bytes::from_static(b"\r\n");
-        self.queue.extend([size.into(), data, end]);
+        self.queue.extend([size.freeze(), data, end]);
     }
 
-    fn written(&mut self, mut count: usize) {
+    fn advance(&mut self, mut count: usize) {
         while let Some(first) = self.queue.front_mut() {
             if count < first.len() {
                 return first.advance(count);
@@ -136,16 +137,4 @@ impl Upload {
             self.queue.pop_front();
         }
     }
-}
-
-/// Whether a request of this method says that its body is empty (RFC 9110 section 8.6).
-pub(crate) fn expects_body(method: &Method) -> bool {
-    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
-}
-
-pub(crate) fn put_header(head: &mut BytesMut, name: &str, value: &[u8]) {
-    head.put_slice(name.as_bytes());
-    head.put_slice(b": ");
-    head.put_slice(value);
-    head.put_slice(b"\r\n");
 }

@@ -1,19 +1,19 @@
-//! A request that is written out already, and an answer that is passed on as it comes.
+//! A request that is written out already, and an answer whose head is taken as it comes.
 
 use std::{
     future::poll_fn,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::Response;
+use tokenward_http1::{
+    delivery::Ending,
+    response::{Nature, ResponseHead},
+};
 use tokio::time::Instant;
 use tower::BoxError;
 
-use super::{
-    Connection, Upstream, UpstreamBody, UpstreamError, body::Lease, decode::Framing, response,
-    wire::Wire,
-};
+use super::{Connection, Lease, Upstream, UpstreamBody, UpstreamError, Wire, response};
 use crate::gateway::target::Target;
 
 /// A request as it goes over the wire.
@@ -28,45 +28,29 @@ pub(in crate::gateway) struct Written<'a> {
 #[derive(Debug)]
 pub(in crate::gateway) enum Answered {
     /// Its head was taken; the body is to be passed on.
-    Taken(Relay),
+    Taken(Lease, Ending),
     /// Its head was not taken.
     Other(Response<UpstreamBody>),
 }
 
-/// A body of known length that is passed on.
-#[derive(Debug)]
-pub(crate) struct Relay(Lease);
-
-impl Relay {
-    /// The next piece, if it is here.
-    pub(crate) fn ready_piece(&mut self) -> Option<Result<Bytes, BoxError>> {
-        match self.0.poll_piece(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(piece) => piece,
-            Poll::Pending => None,
-        }
-    }
-
-    /// The next piece.
-    pub(crate) async fn piece(&mut self) -> Option<Result<Bytes, BoxError>> {
-        poll_fn(|context| self.0.poll_piece(context)).await
-    }
-}
-
 impl Upstream {
     /// As [`request`](Upstream::request), for a small request that was written out for HTTP/1.1.
-    /// `take` is shown the head of an answer whose length is known, and may take it. `None`: the
-    /// API speaks HTTP/2, and nothing was sent.
+    /// `take` is shown the head of the answer, and may take it. `None`: the API speaks HTTP/2, or a library
+    /// HTTP/1.1 for us, and nothing was sent.
     ///
     /// # Errors
     ///
     /// [`UpstreamError`].
-    pub(in crate::gateway) async fn express(
+    pub(in crate::gateway) async fn send_written(
         &self,
         target: &Target,
         request: Written<'_>,
         deadline: Instant,
-        mut take: impl FnMut(&httparse::Response<'_, '_>) -> bool,
+        mut take: impl FnMut(&ResponseHead<'_>) -> Option<Ending>,
     ) -> Result<Option<Answered>, UpstreamError> {
+        if self.library {
+            return Ok(None);
+        }
         loop {
             let (connection, kept) = match self.pool.take(&target.origin) {
                 Some(connection) => (connection, true),
@@ -76,7 +60,7 @@ impl Upstream {
             let Connection::Http1(mut wire) = connection else {
                 return Ok(None);
             };
-            wire.set_timer(deadline);
+            wire.begin(deadline);
             let mut sent = 0;
             let answer = poll_fn(|context| {
                 let polled = exchange(&mut wire, context, request, &mut sent, &mut take);
@@ -86,12 +70,17 @@ impl Upstream {
                 }
             });
             match answer.await {
-                Some(Ok((head, nature))) => {
+                Some(Ok((head, mut nature))) => {
+                    if let Head::Other(head) = &head {
+                        nature.keep &= !super::is_private(&http::HeaderMap::new(), head);
+                    }
                     let (pool, origin) = (self.pool.clone(), target.origin.clone());
                     let lease = Lease::new(wire, nature, None, pool, origin);
                     return Ok(Some(match head {
-                        None => Answered::Taken(Relay(lease)),
-                        Some(head) => Answered::Other(head.map(|()| UpstreamBody::Leased(lease))),
+                        Head::Taken(ending) => Answered::Taken(lease, ending),
+                        Head::Other(head) => {
+                            Answered::Other(head.map(|()| UpstreamBody::Leased(lease)))
+                        }
                     }));
                 }
                 None => return Err(UpstreamError::TimedOut),
@@ -104,7 +93,10 @@ impl Upstream {
     }
 }
 
-type Head = (Option<Response<()>>, super::decode::Nature);
+enum Head {
+    Taken(Ending),
+    Other(Response<()>),
+}
 
 /// Writes what is left of the request, then reads the head of the answer.
 fn exchange(
@@ -112,8 +104,8 @@ fn exchange(
     context: &mut Context<'_>,
     request: Written<'_>,
     sent: &mut usize,
-    take: &mut impl FnMut(&httparse::Response<'_, '_>) -> bool,
-) -> Poll<Result<Head, BoxError>> {
+    take: &mut impl FnMut(&ResponseHead<'_>) -> Option<Ending>,
+) -> Poll<Result<(Head, Nature), BoxError>> {
     while *sent < request.bytes.len() {
         match wire.poll_write(context, &request.bytes[*sent..]) {
             Poll::Ready(Ok(written)) => *sent += written,
@@ -124,13 +116,12 @@ fn exchange(
     if let Poll::Ready(Err(error)) = wire.poll_flush(context) {
         return Poll::Ready(Err(error.into()));
     }
-    let head = wire.poll_head(context, request.to_head, |head, nature| {
-        let known = matches!(nature.framing, Framing::Length(_));
-        if known && take(head) {
-            Ok((None, nature))
-        } else {
-            Ok((Some(response(head)?), nature))
-        }
+    let head = wire.poll_head(context, request.to_head, |head| {
+        let taken = match take(&head) {
+            Some(ending) => Head::Taken(ending),
+            None => Head::Other(response(&head)?),
+        };
+        Ok((taken, head.nature))
     });
-    head.map(|head| head?)
+    head.map(|head| head.map_err(BoxError::from)?)
 }

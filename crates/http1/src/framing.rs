@@ -1,23 +1,19 @@
-//! What an HTTP/1.1 answer's head says of its body, and the body's bytes (RFC 9112 section 6).
+//! The bytes of a body (RFC 9112 sections 6 and 7).
 
 use std::ops::ControlFlow;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-/// More headers than this no API sends.
-pub(super) const MOST_HEADERS: usize = 100;
+use crate::Malformed;
+
 /// Lines between chunks, and what follows the last one.
 const LONGEST_LINE: usize = 16 * 1024;
 
-/// An answer that makes no sense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the API's answer is not HTTP/1.1: {0}")]
-pub(super) struct Malformed(pub(super) &'static str);
-
 /// Where a body ends.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
     /// After so many bytes more.
+    /// It is 0 when all was taken.
     Length(u64),
     /// As its chunks say.
     Chunked(Chunks),
@@ -25,70 +21,19 @@ pub(super) enum Framing {
     Close,
 }
 
-/// What the head says beside its headers.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Nature {
-    pub(super) framing: Framing,
-    /// Whether the connection can be used again.
-    pub(super) keep: bool,
-}
-
-/// How an answer's body ends, from its head. `to_head`: the request was a `HEAD`.
-pub(super) fn nature(
-    head: &httparse::Response<'_, '_>,
-    to_head: bool,
-) -> Result<Nature, Malformed> {
-    let mut keep = head.version == Some(1);
-    let mut length = None;
-    let mut chunked = false;
-    for header in &*head.headers {
-        if header.name.eq_ignore_ascii_case("content-length") {
-            let said = decimal(header.value).ok_or(Malformed("its length is no number"))?;
-            if length.replace(said).is_some_and(|other| other != said) {
-                return Err(Malformed("it has two lengths"));
-            }
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            if chunked || !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                return Err(Malformed("its transfer coding is not known"));
-            }
-            chunked = true;
-        } else if header.name.eq_ignore_ascii_case("connection") {
-            keep &= !header
-                .value
-                .split(|byte| *byte == b',')
-                .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
-        }
-    }
-    let without = to_head || matches!(head.code, Some(204 | 304));
-    let framing = match (chunked, length) {
-        _ if without => Framing::Length(0),
-        // A length beside it is not believed, and the connection not used again.
-        (true, length) => {
-            keep &= length.is_none();
-            Framing::Chunked(Chunks::default())
-        }
-        (false, Some(length)) => Framing::Length(length),
-        (false, None) => Framing::Close,
-    };
-    keep &= framing != Framing::Close;
-    Ok(Nature { framing, keep })
-}
-
-/// Digits and nothing else (RFC 9110 section 8.6).
-pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 impl Framing {
-    pub(super) fn is_done(&self) -> bool {
+    /// Whether all of the body was taken.
+    pub fn is_done(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunks(At::End)))
     }
 
-    /// Takes the next piece of the body out of what has arrived. `Continue`: more must arrive.
-    pub(super) fn next(&mut self, inbox: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
+    /// Takes the next piece of the body out of what has arrived. `None`: more must arrive, or
+    /// [`is_done`](Self::is_done).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] chunks.
+    pub fn next(&mut self, inbox: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
         match self {
             Self::Length(left) => {
                 let there = inbox
@@ -111,10 +56,10 @@ fn piece(inbox: &mut BytesMut, length: usize) -> Option<Bytes> {
 }
 
 /// Where in the chunks of a body (RFC 9112 section 7.1).
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Chunks(At);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chunks(At);
 
-#[derive(Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum At {
     /// In a line with a size.
     #[default]
@@ -199,8 +144,14 @@ fn line(inbox: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
 
 /// The size in a chunk's first line; extensions are passed over.
 fn size(line: &[u8]) -> Result<u64, Malformed> {
-    let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
-    let size = size.trim_ascii_end();
+    // A carriage return is no space: who takes it for the line's end reads another message.
+    if line.contains(&b'\r') {
+        return Err(Malformed("a chunk's line holds a carriage return"));
+    }
+    let mut size = line.split(|byte| *byte == b';').next().unwrap_or_default();
+    while let [rest @ .., b' ' | b'\t'] = size {
+        size = rest;
+    }
     let wrong = Malformed("a chunk's size is no number");
     if size.is_empty() || size.len() > 16 || !size.iter().all(u8::is_ascii_hexdigit) {
         return Err(wrong);
@@ -214,17 +165,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn nature_of(head: &str) -> Result<Nature, Malformed> {
-        nature_to(head, false)
-    }
-
-    fn nature_to(head: &str, to_head: bool) -> Result<Nature, Malformed> {
-        let mut headers = [httparse::EMPTY_HEADER; 8];
-        let mut parsed = httparse::Response::new(&mut headers);
-        assert!(parsed.parse(head.as_bytes()).unwrap().is_complete());
-        nature(&parsed, to_head)
-    }
 
     /// All of a body that arrives in pieces of so many bytes, and whether it has ended.
     fn read(
@@ -240,52 +180,6 @@ mod tests {
             }
         }
         Ok((read, framing.is_done(), inbox.len()))
-    }
-
-    #[test]
-    fn a_head_says_where_its_body_ends() {
-        let of = |headers: &str| nature_of(&format!("HTTP/1.1 200 OK\r\n{headers}\r\n"));
-        let length = |left, keep| {
-            Ok(Nature {
-                framing: Framing::Length(left),
-                keep,
-            })
-        };
-        assert_eq!(of("Content-Length: 5\r\n"), length(5, true));
-        assert_eq!(
-            of("content-length: 5\r\nconnection: foo, Close\r\n"),
-            length(5, false)
-        );
-        assert_eq!(
-            of("content-length: 5\r\ncontent-length: 5\r\n"),
-            length(5, true)
-        );
-        assert!(of("content-length: 5\r\ncontent-length: 6\r\n").is_err());
-        for wrong in ["+5", "5, 5", "0x5", "", "-1", "99999999999999999999"] {
-            assert!(
-                of(&format!("content-length: {wrong}\r\n")).is_err(),
-                "{wrong}"
-            );
-        }
-        assert!(of("transfer-encoding: gzip, chunked\r\n").is_err());
-        let close = Nature {
-            framing: Framing::Close,
-            keep: false,
-        };
-        assert_eq!(of(""), Ok(close));
-        let both = of("content-length: 5\r\ntransfer-encoding: chunked\r\n").unwrap();
-        assert_eq!(both.framing, Framing::Chunked(Chunks::default()));
-        assert!(!both.keep);
-        let old = nature_of("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n").unwrap();
-        assert!(!old.keep);
-        assert_eq!(
-            nature_of("HTTP/1.1 304 X\r\ncontent-length: 9\r\n\r\n"),
-            length(0, true)
-        );
-        assert_eq!(
-            nature_to("HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n", true),
-            length(0, true)
-        );
     }
 
     #[test]
@@ -310,6 +204,8 @@ mod tests {
             b"11111111111111111\r\n",
             b"4\r\nWikipedia\r\n",
             b"4\nWiki\r\n",
+            b"4\r\r\nWiki\r\n",
+            b"4;a\rb\r\nWiki\r\n",
         ] {
             assert!(read(Framing::Chunked(Chunks::default()), wrong, 3).is_err());
         }

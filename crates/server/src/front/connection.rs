@@ -1,0 +1,213 @@
+//! What is said on a connection: in the lane as long as it can be, then by an HTTP library.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, header::CONNECTION};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tower::BoxError;
+
+use super::{
+    error::ApiError,
+    lane::{Lane, Left},
+    router::Server,
+};
+use crate::{
+    gateway::{CallerBody, GatewayBody},
+    listen::{Connection, Serve, timers::RequestGuard},
+};
+
+/// How long the other side may take to hear that a connection ends (HTTP/2's GOAWAY).
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Requests at once on one HTTP/2 connection.
+const MOST_STREAMS: u32 = 100;
+/// Of a head in HTTP/2, all of it.
+const LONGEST_HEAD: u32 = 64 * 1024;
+
+impl Serve for Server {
+    async fn serve<S>(self: Arc<Self>, mut stream: S, connection: Connection)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut read = BytesMut::new();
+        if !self.library {
+            let lane = Lane {
+                stream: &mut stream,
+                server: &self,
+                connection: &connection,
+            };
+            let left = tokio::select! {
+                biased;
+                left = lane.run() => left,
+                () = connection.timer.expired() => Left::Closed,
+            };
+            match left {
+                Left::ToLibrary(arrived) => read = arrived,
+                Left::Closed => {
+                    // Who waits for more in TLS is told that there is none (RFC 8446 section 6.1).
+                    let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
+                    return;
+                }
+            }
+        }
+        Box::pin(by_library(self, stream, read, connection)).await;
+    }
+}
+
+async fn by_library<S>(server: Arc<Server>, stream: S, read: BytesMut, connection: Connection)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let timer = connection.timer.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let guard = timer.request();
+        let refused =
+            tokenward_http1::request::check(request.version(), request.method(), request.headers());
+        let server = server.clone();
+        async move {
+            let response = match refused {
+                Ok(()) => {
+                    let request = request.map(CallerBody::Incoming);
+                    server.answer(request, None).await
+                }
+                Err(refusal) => {
+                    let mut response = server.refuse(ApiError::refused_by(refusal));
+                    let close = http::HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                    response
+                }
+            };
+            let counted = |body| Answer {
+                body,
+                _guard: guard,
+            };
+            Ok::<Response<Answer>, Infallible>(response.map(counted))
+        }
+    });
+    let http = library();
+    let io = TokioIo::new(Continued { read, stream });
+    let mut serving = pin!(http.serve_connection(io, service));
+    // A client that hangs up is not worth a line in a log.
+    let expired = tokio::select! {
+        biased;
+        _ = serving.as_mut() => return,
+        () = connection.closing.cancelled() => false,
+        () = connection.timer.expired() => true,
+    };
+    serving.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        _ = serving => {}
+        () = tokio::time::sleep(FAREWELL), if expired => {}
+        () = connection.timer.expired() => {}
+    }
+}
+
+fn library() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    // The connection's own timer does that.
+    http.http1().header_read_timeout(None);
+    // Without a timer, hyper's timeouts do nothing.
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MOST_STREAMS)
+        .max_header_list_size(LONGEST_HEAD)
+        // The protocol's own 64 KiB would be all of an upload that is under way at a time.
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .keep_alive_interval(Duration::from_secs(60))
+        .keep_alive_timeout(Duration::from_secs(20));
+    http
+}
+
+/// A connection of which something was read already.
+#[derive(Debug)]
+struct Continued<S> {
+    read: BytesMut,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Continued<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, into);
+        }
+        let count = self.read.len().min(into.remaining());
+        into.put_slice(&self.read.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Continued<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A response's body, whose end is the request's.
+#[derive(Debug)]
+struct Answer {
+    body: GatewayBody,
+    _guard: RequestGuard,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

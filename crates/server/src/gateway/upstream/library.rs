@@ -1,0 +1,209 @@
+//! Connections that an HTTP library drives: HTTP/2, and HTTP/1.1 where the operator wants it so.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri, Version, header::HOST};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, Sleep};
+use tower::BoxError;
+
+use super::{
+    Connection, Failure, Stream, Upstream, UpstreamBody,
+    body::stall_ends,
+    pool::{Own, Pool},
+};
+use crate::gateway::{
+    body::OutBody,
+    target::{Origin, Target},
+};
+
+/// A new HTTP/1.1 connection.
+pub(super) async fn connection(io: Stream) -> hyper::Result<Connection> {
+    let (sender, driver) = http1::Builder::new()
+        .allow_spaces_after_header_name_in_responses(true)
+        .max_headers(4096)
+        .handshake(TokioIo::new(io))
+        .await?;
+    run_apart(driver);
+    Ok(Connection::Library(sender))
+}
+
+impl Upstream {
+    pub(super) async fn exchange_by_library(
+        &self,
+        target: &Target,
+        mut sender: http1::SendRequest<OutBody>,
+        mut request: Request<OutBody>,
+        deadline: Instant,
+    ) -> Result<Response<UpstreamBody>, Failure> {
+        let headers = request.headers_mut();
+        headers.insert(HOST, target.origin.host.clone());
+        let sent = request.headers().clone();
+        *request.uri_mut() = Uri::from(target.path.clone());
+        let result = tokio::time::timeout_at(deadline, sender.try_send_request(request))
+            .await
+            .map_err(|_| Failure::TimedOut)?;
+        let response = answered(result)?;
+        let (parts, body) = response.into_parts();
+        let head = Response::from_parts(parts, ());
+        let kept = (!super::is_private(&sent, &head)).then(|| Kept {
+            sender,
+            pool: self.pool.clone(),
+            origin: target.origin.clone(),
+        });
+        Ok(head.map(|()| {
+            UpstreamBody::Driven(Driven {
+                body,
+                kept,
+                stalled: None,
+            })
+        }))
+    }
+}
+
+pub(super) async fn exchange_shared(
+    target: &Target,
+    mut sender: http2::SendRequest<OutBody>,
+    mut request: Request<OutBody>,
+    deadline: Instant,
+) -> Result<Response<UpstreamBody>, Failure> {
+    request.headers_mut().remove(HOST);
+    *request.uri_mut() = target.uri();
+    *request.version_mut() = Version::HTTP_2;
+    let result = tokio::time::timeout_at(deadline, sender.try_send_request(request))
+        .await
+        .map_err(|_| Failure::TimedOut)?;
+    let response = answered(result)?;
+    Ok(response.map(|body| {
+        UpstreamBody::Driven(Driven {
+            body,
+            kept: None,
+            stalled: None,
+        })
+    }))
+}
+
+type Sent = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<OutBody>>>;
+
+fn answered(result: Sent) -> Result<Response<Incoming>, Failure> {
+    result.map_err(|mut failed| match failed.take_message() {
+        Some(unsent) => Failure::Unsent(Box::new(unsent), failed.into_error().into()),
+        None => Failure::Failed(failed.into_error().into()),
+    })
+}
+
+/// The body of an answer over such a connection.
+#[derive(Debug)]
+pub(in crate::gateway) struct Driven {
+    body: Incoming,
+    /// The connection goes back to the pool when the body has ended.
+    kept: Option<Kept>,
+    /// Runs while the API has stopped in its answer.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+struct Kept {
+    sender: http1::SendRequest<OutBody>,
+    pool: Pool,
+    origin: std::sync::Arc<Origin>,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// When the connection is ready for the next request.
+    fn give_back(self) {
+        let Self {
+            mut sender,
+            pool,
+            origin,
+        } = self;
+        run_apart(async move {
+            sender.ready().await?;
+            pool.keep(&origin, Own::Library(sender));
+            Ok(())
+        });
+    }
+}
+
+impl Body for Driven {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let Poll::Ready(frame) = polled else {
+            let timer = || Box::pin(tokio::time::sleep_until(stall_ends()));
+            ready!(
+                self.stalled
+                    .get_or_insert_with(timer)
+                    .as_mut()
+                    .poll(context)
+            );
+            self.kept = None;
+            let stalled = io::Error::new(io::ErrorKind::TimedOut, "the answer has stalled");
+            return Poll::Ready(Some(Err(stalled.into())));
+        };
+        self.stalled = None;
+        match &frame {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.kept = None,
+            None => {
+                if let Some(kept) = self.kept.take() {
+                    kept.give_back();
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Driven {
+    /// An answer without a body is not read to its end.
+    fn drop(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(kept) = self.kept.take()
+        {
+            kept.give_back();
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a connection's driver ends by itself when nobody uses the connection any more"
+)]
+pub(super) fn run_apart<D>(driver: D)
+where
+    D: Future<Output = hyper::Result<()>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        // Who uses the connection is told what went wrong.
+        let _ = driver.await;
+    });
+}
