@@ -17,6 +17,7 @@ mod landing;
 mod obtain;
 mod pilot;
 mod provider;
+mod readiness;
 mod reseal;
 mod resolve;
 mod spooling;
@@ -36,6 +37,7 @@ use zeroize::Zeroizing;
 
 pub use admin::{AdminError, Import};
 pub use keys::ReloadError;
+pub use readiness::NotReady;
 pub use resolve::Resolved;
 pub use token::{Held, Token};
 

@@ -16,6 +16,7 @@ use http::{HeaderMap, StatusCode};
 use shuttle::{
     future::{block_on, spawn, yield_now},
     rand::{Rng, thread_rng},
+    scheduler::{PctScheduler, RandomScheduler, Scheduler},
 };
 
 use super::*;
@@ -56,9 +57,16 @@ fn explore(scenario: impl Fn() + Send + Sync + 'static) {
     let schedules = std::env::var("SCHEDULES").map_or(300, |n| n.parse().expect("a number"));
     let scenario = Arc::new(scenario);
     let again = scenario.clone();
-    shuttle::check_random(move || scenario(), schedules);
-    shuttle::check_pct(move || again(), schedules, 3);
+    check(RandomScheduler::new(schedules), move || scenario());
+    check(PctScheduler::new(3, schedules), move || again());
     println!("explored {} schedules", 2 * schedules);
+}
+
+/// In a debug build futures are moved about on the stack, which has 32 KiB by default.
+fn check(scheduler: impl Scheduler + 'static, scenario: impl Fn() + Send + Sync + 'static) {
+    let mut config = shuttle::Config::new();
+    config.stack_size = 0x4_0000;
+    shuttle::Runner::new(scheduler, config).run(scenario);
 }
 
 /// Time stands still. What sleeps for less than a second may wake up at any moment, what sleeps
@@ -379,29 +387,26 @@ fn callers_that_leave_at_any_await_point_harm_nobody() {
         });
         // Each await point, one after the other, with nobody else about.
         let schedules = 20;
-        shuttle::check_random(
-            move || {
-                block_on(async move {
-                    for polls in 0..AWAITS {
-                        let world = World::new(Provider::default()).await;
-                        let first = world.row().await.version;
-                        let answer = Leaves::after(polls, world.ask(need)).await;
-                        if answer.is_some() {
-                            LONGEST.fetch_max(polls as u64, Ordering::SeqCst);
-                        }
-                        // A flight that it has left behind ends by itself.
-                        assert!(world.vault.drain(Duration::from_secs(60)).await);
-                        let refreshes = world.audit(first).await;
-                        assert!(refreshes <= 1);
-                        if answer.is_some() {
-                            assert_eq!(refreshes, 1);
-                            break;
-                        }
+        check(RandomScheduler::new(schedules), move || {
+            block_on(async move {
+                for polls in 0..AWAITS {
+                    let world = World::new(Provider::default()).await;
+                    let first = world.row().await.version;
+                    let answer = Leaves::after(polls, world.ask(need)).await;
+                    if answer.is_some() {
+                        LONGEST.fetch_max(polls as u64, Ordering::SeqCst);
                     }
-                });
-            },
-            schedules,
-        );
+                    // A flight that it has left behind ends by itself.
+                    assert!(world.vault.drain(Duration::from_secs(60)).await);
+                    let refreshes = world.audit(first).await;
+                    assert!(refreshes <= 1);
+                    if answer.is_some() {
+                        assert_eq!(refreshes, 1);
+                        break;
+                    }
+                }
+            });
+        });
     }
     let longest = LONGEST.load(Ordering::SeqCst);
     assert!(

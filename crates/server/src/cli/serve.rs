@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{ApiState, router},
-    config::open::{Opened, VaultOptions},
+    config::{
+        keys,
+        open::{Opened, VaultOptions},
+    },
     front::{caller::Keys, router::Server},
     gateway::{Gateway, GatewayConfig},
     listen::{Workers, timers::ConnectionLimits, tls::TlsOptions},
@@ -163,7 +166,7 @@ pub(crate) async fn serve(
     connector.prepare();
     vault.start_upkeep();
 
-    let keys = Keys::new(vault.store().clone(), vault.clock().clone());
+    let api_keys = Keys::new(vault.store().clone(), vault.clock().clone());
     let rules = connector.rules().clone();
     let gateway_config = GatewayConfig {
         replay_limit: options.replay_limit * 1024,
@@ -174,7 +177,7 @@ pub(crate) async fn serve(
     let server = Server {
         gateway: Gateway::new(
             vault.clone(),
-            keys.clone(),
+            api_keys.clone(),
             connector,
             rules,
             metrics.clone(),
@@ -183,7 +186,7 @@ pub(crate) async fn serve(
         ),
         api: router(ApiState {
             vault: vault.clone(),
-            keys,
+            keys: api_keys,
         }),
         vault: vault.clone(),
         metrics,
@@ -212,6 +215,7 @@ pub(crate) async fn serve(
     let all_done = tokio::select! {
         all_done = workers.listen(listener, stop) => all_done,
         never = renewed => match never {},
+        never = keys::follow(vault.clone(), vault_options.clone()) => match never {},
     };
     if !all_done {
         tracing::warn!("some requests were cut off at shutdown");

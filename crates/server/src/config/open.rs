@@ -152,6 +152,12 @@ impl VaultOptions {
         })
     }
 
+    /// The keys as they are given now, to a vault that is open.
+    pub(crate) fn keys_again(&self) -> anyhow::Result<Keyring> {
+        let (keys, _) = self.keyring(&self.folder()?, true)?;
+        Ok(keys)
+    }
+
     fn keyring(
         &self,
         data_dir: &Path,

@@ -113,23 +113,24 @@ impl Server {
         }
     }
 
-    /// Whether requests should be sent here: not while stopping, nor while the store is down.
+    /// Whether requests should be sent here: not while stopping, while the store is
+    /// down, or without the keys for what is in it.
     async fn ready(&self) -> Response<GatewayBody> {
         if self.stopping.is_cancelled() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
         }
-        match self.vault.store().changes(None).await {
-            Ok(_) => text(StatusCode::OK, "ready\n"),
-            Err(error) => {
-                tracing::warn!(%error, "not ready: the store does not answer");
-                text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the store does not answer\n",
-                )
-            }
+        let causes = self.vault.readiness(READY_WITHIN).await;
+        if causes.is_empty() {
+            return text(StatusCode::OK, "ready\n");
         }
+        let causes: String = causes.iter().map(|cause| format!("{cause}\n")).collect();
+        tracing::warn!(causes = causes.trim_end(), "not ready");
+        text(StatusCode::SERVICE_UNAVAILABLE, &causes)
     }
 }
+
+/// For the store's answer to the question whether it is there.
+const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// With a name for people who ask about it.
 fn named(mut response: Response<GatewayBody>, id: HeaderValue) -> Response<GatewayBody> {

@@ -2,9 +2,11 @@
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
-use tokenward_testkit::sandbox::{Sandbox, SandboxConfig};
+use http::Method;
+use tokenward::seal::Key;
+use tokenward_testkit::sandbox::{Rotation, Sandbox, SandboxConfig};
 
-use crate::harness::{HOUR, REVOKES, TestVault, processes_at_once, said};
+use crate::harness::{HOUR, REVOKES, TestVault, expired, processes_at_once, said};
 
 #[test]
 fn the_first_start_makes_a_private_key_and_a_lost_key_is_a_loud_error() {
@@ -311,4 +313,30 @@ fn a_second_connection_may_share_a_login() {
         .collect();
     assert_eq!((list.as_array().unwrap().len(), grants.len()), (3, 1));
     assert_eq!(list[1]["settings"]["tenant_id"], "t2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_says_which_key_it_lacks_and_takes_it_from_its_file() {
+    let (_sandbox, vault) = expired(Duration::ZERO, Rotation::Revokes, REVOKES).await;
+    let server = vault.serve(&[]).await;
+    let file = vault.path().join("key");
+    let old = std::fs::read_to_string(&file).unwrap();
+    let (new, aside) = (Key::generate(), vault.path().join("both"));
+    std::fs::write(&aside, format!("{}\n{old}", new.to_text().expose())).unwrap();
+    // Everything is sealed anew, by an operator who has forgotten the server.
+    vault.json(&["reseal", "--json", "--key-file", aside.to_str().unwrap()]);
+    let answer = server.proxy(Method::GET, "/x").send().await;
+    assert!(answer.status.is_server_error(), "{}", answer.status);
+    let ready = server.bare(Method::GET, "/readyz").send().await;
+    assert_eq!(ready.status, 503);
+    let said = String::from_utf8_lossy(&ready.body).into_owned();
+    assert!(said.contains(&new.id().to_string()), "{said}");
+    // The key is put where it belongs, and nobody restarts anything.
+    std::fs::copy(&aside, &file).unwrap();
+    while server.bare(Method::GET, "/readyz").send().await.status != 200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let answer = server.proxy(Method::GET, "/x").send().await;
+    assert_eq!(answer.status, 200);
+    assert!(server.stop().await.success());
 }
