@@ -97,6 +97,18 @@ pub enum AdminError {
     /// The connector has no such grant.
     #[error("connector `{0}` does not take client credentials")]
     NoClientCredentials(ConnectorId),
+    /// Values that no key given opens. All others were sealed anew.
+    #[error(
+        "{unreadable} values cannot be opened with the keys given ({resealed} others were sealed anew): {first}"
+    )]
+    Unreadable {
+        /// How many were sealed anew.
+        resealed: usize,
+        /// How many cannot be opened.
+        unreadable: usize,
+        /// The first few of them.
+        first: String,
+    },
     /// The store is down.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -141,42 +141,37 @@ impl Vault {
     }
 }
 
+/// So many rows are read with one question.
+const AT_ONCE: usize = 256;
+
 /// Grants, each with the newest version that was heard of.
 type Behind = HashMap<GrantId, (Arc<GrantEntry>, u64)>;
 
 impl Inner {
-    /// Reads grants that others have changed. One that cannot be read is withdrawn: what is in
-    /// memory is known to be replaced.
+    /// Reads grants that others have changed, all at once. One that cannot be read is withdrawn:
+    /// what is in memory is known to be replaced.
     async fn catch_up(&self, behind: &Behind) {
-        let mut down = false;
-        for (id, (entry, version)) in behind {
+        let ids: Vec<_> = behind.keys().cloned().collect();
+        for ids in ids.chunks(AT_ONCE) {
             let asked = self.clock.now();
-            let read = match down {
-                false => self.store.grant(id).await,
-                true => Err(crate::store::StoreError::Away(String::new())),
-            };
-            match read {
-                Ok(Stamped {
-                    value: Some(row),
-                    at,
-                }) => {
-                    if let Err(error) = self.adopt(entry, &row, at, asked) {
-                        tracing::error!(grant = %id, %error, "a newer version of a grant cannot be read; the grant is served to nobody until it can");
+            match self.store.grants(ids).await {
+                Ok(Stamped { value, at }) => {
+                    for row in value {
+                        if let Some((entry, _)) = behind.get(&row.id)
+                            && let Err(error) = self.adopt(entry, &row, at, asked)
+                        {
+                            tracing::error!(grant = %row.id, %error, "a newer version of a grant cannot be read; the grant is served to nobody until it can");
+                        }
                     }
-                    // A reader that lags.
-                    if entry.snapshot().version < *version {
-                        entry.replaced_by(*version);
-                    }
-                }
-                Ok(Stamped { value: None, .. }) => {
-                    entry.replaced_by(*version);
-                    self.grants.pin().remove(id);
                 }
                 Err(error) => {
-                    if !down {
-                        tracing::warn!(%error, "changed grants could not be read; each is read when it is used next");
-                    }
-                    down = true;
+                    tracing::warn!(%error, "changed grants could not be read; each is read when it is used next");
+                }
+            }
+            for id in ids {
+                let (entry, version) = &behind[id];
+                // Deleted, or not read, or by a reader that lags.
+                if entry.snapshot().version < *version {
                     entry.replaced_by(*version);
                 }
             }

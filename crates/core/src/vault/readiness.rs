@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::Vault;
-use crate::seal::KeyId;
+use crate::{seal::KeyId, store::Freeze};
 
 /// Why a process should be given no requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ use crate::seal::KeyId;
 pub enum NotReady {
     /// The store does not answer. What is in memory is served nevertheless.
     StoreAway(String),
+    /// The vault is being moved to another store, or has been: this one takes no refresh.
+    Moved,
     /// Stored values are sealed with keys that were not given.
     KeysMissing(Vec<KeyId>),
 }
@@ -19,6 +21,7 @@ impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StoreAway(why) => write!(f, "the store does not answer: {why}"),
+            Self::Moved => f.write_str(Freeze::WORDS),
             Self::KeysMissing(ids) => {
                 f.write_str("stored values are sealed with keys that were not given: ")?;
                 for (index, id) in ids.iter().enumerate() {
@@ -37,9 +40,14 @@ impl Vault {
     pub async fn readiness(&self, wait: Duration) -> Vec<NotReady> {
         let mut causes = Vec::new();
         let deadline = self.inner.clock.now() + wait;
-        let asked = async { Ok(self.inner.store.changes(None).await?) };
-        if let Err(error) = self.inner.within(deadline, asked).await {
-            causes.push(NotReady::StoreAway(error.to_string()));
+        let asked = async {
+            self.inner.store.changes(None).await?;
+            Ok(self.inner.store.frozen().await?)
+        };
+        match self.inner.within(deadline, asked).await {
+            Ok(Freeze::Nothing) => {}
+            Ok(_) => causes.push(NotReady::Moved),
+            Err(error) => causes.push(NotReady::StoreAway(error.to_string())),
         }
         let missing = self.missing_keys();
         if !missing.is_empty() {

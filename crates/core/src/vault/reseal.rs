@@ -1,10 +1,9 @@
 //! Sealing anew, after a key was added.
 
+use std::fmt;
+
 use super::{Vault, admin::AdminError};
-use crate::{
-    seal::{Purpose, SealError},
-    store::StoreError,
-};
+use crate::seal::{Purpose, SealError};
 
 impl Vault {
     /// Seals everything anew that is not sealed with the active key; safe while others work.
@@ -12,10 +11,11 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`AdminError::Store`], also for a value that does not open.
+    /// [`AdminError::Store`]; [`AdminError::Unreadable`] in the end if there are values that do not
+    /// open, which keeps none of the others from being sealed anew.
     pub async fn reseal(&self) -> Result<usize, AdminError> {
         let inner = &self.inner;
-        let mut count = 0;
+        let mut done = Resealed::default();
         let mut after = None;
         loop {
             let page = inner.store.grants_after(after.as_ref(), 256).await?;
@@ -29,37 +29,33 @@ impl Vault {
                     grant: &row.id,
                     version: row.version,
                 };
-                let plain = inner
-                    .unseal(purpose, &row.sealed)
-                    .map_err(|error| unreadable(&row.id, &error))?;
+                let Some(plain) = done.opened(&row.id, inner.unseal(purpose, &row.sealed)) else {
+                    continue;
+                };
                 // A version that moved meanwhile is sealed with the active key already.
-                count += usize::from(
-                    inner
-                        .store
-                        .reseal(&row.id, row.version, inner.keyring().seal(purpose, &plain))
-                        .await?,
-                );
+                let sealed = inner.keyring().seal(purpose, &plain);
+                done.count += usize::from(inner.store.reseal(&row.id, row.version, sealed).await?);
             }
         }
-        count += self.reseal_unread().await?;
-        count += self.reseal_clients().await?;
+        self.reseal_unread(&mut done).await?;
+        self.reseal_clients(&mut done).await?;
         // The pepper comes last: it is what an opening vault checks its key against.
         let purpose = Purpose::Vault { name: "pepper" };
         if let Some(read) = inner.store.value("pepper").await? {
             let sealed = inner.keyring().seal(purpose, &inner.pepper[..]);
             inner.store.replace_value("pepper", &read, sealed).await?;
         }
-        Ok(count)
+        done.result()
     }
 
-    async fn reseal_unread(&self) -> Result<usize, AdminError> {
+    async fn reseal_unread(&self, done: &mut Resealed) -> Result<(), AdminError> {
         let inner = &self.inner;
-        let (mut count, mut after) = (0, None);
+        let mut after = None;
         loop {
             let place = after.as_ref().map(|(grant, epoch)| (grant, *epoch));
             let page = inner.store.unread_after(place, 256).await?;
             let Some(last) = page.last() else {
-                return Ok(count);
+                return Ok(());
             };
             after = Some((last.grant.clone(), last.epoch));
             let outdated = |sealed: &[u8]| inner.keyring().is_outdated(sealed);
@@ -68,23 +64,24 @@ impl Vault {
                     grant: &answer.grant,
                     epoch: answer.epoch,
                 };
-                let plain = inner
-                    .unseal(purpose, &answer.sealed)
-                    .map_err(|error| unreadable(&answer.grant, &error))?;
+                let opened = inner.unseal(purpose, &answer.sealed);
+                let Some(plain) = done.opened(&answer.grant, opened) else {
+                    continue;
+                };
                 let sealed = inner.keyring().seal(purpose, &plain);
-                count += usize::from(inner.store.reseal_unread(answer, sealed).await?);
+                done.count += usize::from(inner.store.reseal_unread(answer, sealed).await?);
             }
         }
     }
 
-    async fn reseal_clients(&self) -> Result<usize, AdminError> {
+    async fn reseal_clients(&self, done: &mut Resealed) -> Result<(), AdminError> {
         let inner = &self.inner;
-        let (mut count, mut after) = (0, None);
+        let mut after = None;
         loop {
             let place = after.as_ref().map(|(application, id)| (application, id));
             let page = inner.store.clients_after(place, 256).await?;
             let Some(last) = page.last() else {
-                return Ok(count);
+                return Ok(());
             };
             after = Some((last.application.clone(), last.connector.clone()));
             for client in &page {
@@ -95,21 +92,45 @@ impl Vault {
                 else {
                     continue;
                 };
-                let secret = inner
-                    .open_client_secret(client, sealed)
-                    .map_err(|error| unreadable(&client.connector, &error))?;
+                let opened = inner.open_client_secret(client, sealed);
+                let Some(secret) = done.opened(&client.connector, opened) else {
+                    continue;
+                };
                 let purpose = Purpose::ClientSecret {
                     application: client.application.as_str(),
                     connector: client.connector.as_str(),
                 };
                 let sealed = inner.keyring().seal(purpose, secret.expose().as_bytes());
                 // A secret that was set meanwhile is sealed with the active key already.
-                count += usize::from(inner.store.reseal_client(client, sealed).await?);
+                done.count += usize::from(inner.store.reseal_client(client, sealed).await?);
             }
         }
     }
 }
 
-fn unreadable(what: &impl std::fmt::Display, error: &SealError) -> StoreError {
-    StoreError::Refused(format!("{what}: {error}"))
+/// What has been sealed anew, and what could not be.
+#[derive(Default)]
+struct Resealed {
+    count: usize,
+    unreadable: Vec<String>,
+}
+
+impl Resealed {
+    fn opened<T>(&mut self, what: &impl fmt::Display, opened: Result<T, SealError>) -> Option<T> {
+        opened
+            .map_err(|error| self.unreadable.push(format!("{what}: {error}")))
+            .ok()
+    }
+
+    fn result(self) -> Result<usize, AdminError> {
+        if self.unreadable.is_empty() {
+            return Ok(self.count);
+        }
+        let first = self.unreadable.iter().take(5).cloned();
+        Err(AdminError::Unreadable {
+            resealed: self.count,
+            unreadable: self.unreadable.len(),
+            first: first.collect::<Vec<_>>().join("; "),
+        })
+    }
 }

@@ -60,6 +60,13 @@ async fn a_vault_moves_there_and_back_with_all_that_it_holds() {
     assert_eq!(server.proxy(Method::GET, "/x").send().await.status, 200);
     let refused = server.call(Method::POST, validate).send().await;
     assert!(!refused.status.is_success(), "{refused:?}");
+    // It knows, and says so to whoever sends it requests.
+    let ready = server.bare(Method::GET, "/readyz").send().await;
+    let words = String::from_utf8_lossy(&ready.body);
+    assert!(
+        ready.status == 503 && words.contains("has been moved"),
+        "{words}"
+    );
     let refused = vault.run(&["connections", "delete", "other/sandbox"]);
     assert!(
         said(&refused).contains("has been moved"),

@@ -47,3 +47,41 @@ async fn keys_are_rotated_while_the_vault_is_open() {
         "at-2"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_value_that_does_not_open_keeps_no_other_from_being_sealed_anew() {
+    let world = World::new("revokes").await;
+    let second = ConnectionKey::new("app", "other", "crm", "acme");
+    world.import(&second, "77").await;
+    let mut grants = Vec::new();
+    for key in [&world.key, &second] {
+        let connection = world.store.connection(key).await.unwrap().unwrap();
+        grants.push(connection.grant.unwrap());
+    }
+    // The row that is walked over first is of a key that is lost.
+    let lost = grants.iter().min().unwrap();
+    let purpose = Purpose::TokenSet {
+        grant: lost,
+        version: 1,
+    };
+    let stranger = Keyring::new(vec![Key::generate()]).unwrap();
+    let sealed = stranger.seal(purpose, b"x");
+    assert!(world.store.reseal(lost, 1, sealed).await.unwrap());
+    let keys = vec![Key::generate(), world.keyring.active().clone()];
+    let parts = VaultParts {
+        keyring: Keyring::new(keys).unwrap(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    let error = vault.reseal().await.unwrap_err();
+    let AdminError::Unreadable {
+        unreadable: 1,
+        // The other grant, and the client's secret.
+        resealed: 2,
+        first,
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert!(first.contains(lost.as_str()), "{error}");
+}
