@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`gateway`] | `/proxy`, the hot path |
 //! | [`api`] | the vault API in Apideck's wire format |
-//! | [`egress`] | the way out: address rules, the gateway's client, the way to token endpoints |
+//! | [`egress`] | the way out: addresses, proxies, TLS, the way to token endpoints |
 //! | [`observe`] | metrics and logs |
 //! | [`front`] | the router, who calls, request ids, error answers; HTTP/1.1 without a library |
 //! | [`listen`] | the accept loop, workers, timers, TLS |

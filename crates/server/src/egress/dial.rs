@@ -1,10 +1,11 @@
 //! From a name to a TCP connection: resolve, check, race (RFC 8305).
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, select, time::sleep};
+use tokio::{net::TcpStream, select, sync::Semaphore, time::sleep};
+use tokio_util::task::TaskTracker;
 
 use super::{
     address::{AddressRules, RefusedAddress},
@@ -15,27 +16,55 @@ use super::{
 const STAGGER: Duration = Duration::from_millis(250);
 /// No more addresses of one host are tried.
 const MOST_ADDRESSES: usize = 16;
+/// How many names are asked for at once. A question without an answer holds a thread, of which the
+/// spool needs some, too.
+const MOST_LOOKUPS: usize = 64;
 /// A connection that says nothing for so long is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Where names come from.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Resolver {
-    #[default]
+#[derive(Debug)]
+pub(super) struct Resolver {
+    source: Source,
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
     System,
     /// The same addresses for every name.
     #[cfg(test)]
     Fixed(Vec<SocketAddr>),
+    #[cfg(test)]
+    Silent,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new(Source::System)
+    }
 }
 
 impl Resolver {
-    #[expect(clippy::disallowed_methods, reason = "the one place that resolves")]
-    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        match self {
-            Self::System => Ok(tokio::net::lookup_host((host, port)).await?.collect()),
-            #[cfg(test)]
-            Self::Fixed(addresses) => Ok(addresses.clone()),
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            places: Arc::new(Semaphore::new(MOST_LOOKUPS)),
+            tasks: TaskTracker::new(),
         }
+    }
+
+    /// Asks, in a task that keeps its place until the system has answered, whoever still waits for
+    /// that: a question cannot be taken back.
+    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let place = self.places.clone().acquire_owned().await;
+        let (source, host) = (self.source.clone(), host.to_owned());
+        let asked = self.tasks.spawn(async move {
+            let _place = place;
+            source.addresses(&host, port).await
+        });
+        asked.await.map_err(io::Error::other)?
     }
 
     /// The addresses of a host that the rules permit, in the order in which they are to be tried.
@@ -64,6 +93,19 @@ impl Resolver {
             Some(refused) if all.is_empty() => Err(ConnectError::Refused(refused)),
             None if all.is_empty() => Err(unresolved(io::Error::other("the name has no address"))),
             _ => Ok(interleave(&all)),
+        }
+    }
+}
+
+impl Source {
+    #[expect(clippy::disallowed_methods, reason = "the one place that resolves")]
+    async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::System => Ok(tokio::net::lookup_host((host, port)).await?.collect()),
+            #[cfg(test)]
+            Self::Fixed(addresses) => Ok(addresses.clone()),
+            #[cfg(test)]
+            Self::Silent => std::future::pending().await,
         }
     }
 }
@@ -145,6 +187,24 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn fixed(texts: &[&str]) -> Resolver {
+        Resolver::new(Source::Fixed(addresses(texts)))
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_makes_no_room_for_another_question() {
+        let resolver = Resolver::new(Source::Silent);
+        for _ in 0..MOST_LOOKUPS {
+            let mut asking = std::pin::pin!(resolver.lookup("silent.test", 443));
+            assert!(futures_util::poll!(&mut asking).is_pending());
+        }
+        assert_eq!(resolver.places.available_permits(), 0);
+        assert_eq!(resolver.tasks.len(), MOST_LOOKUPS);
+        let mut asking = std::pin::pin!(resolver.lookup("silent.test", 443));
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert_eq!(resolver.tasks.len(), MOST_LOOKUPS);
+    }
+
     #[test]
     fn the_families_take_turns() {
         let given = addresses(&["[2::1]:1", "[2::2]:1", "[2::3]:1", "1.0.0.1:1"]);
@@ -158,17 +218,17 @@ mod tests {
 
     #[tokio::test]
     async fn every_resolved_address_is_checked() {
-        let resolver = Resolver::Fixed(addresses(&["10.0.0.1:443", "1.1.1.1:443", "[::1]:443"]));
+        let resolver = fixed(&["10.0.0.1:443", "1.1.1.1:443", "[::1]:443"]);
         let rules = AddressRules::default();
         let permitted = resolver.resolve(Some(&rules), "mixed.test", 443).await;
         assert_eq!(permitted.unwrap(), addresses(&["1.1.1.1:443"]));
 
-        let resolver = Resolver::Fixed(addresses(&["[::ffff:169.254.169.254]:80"]));
+        let resolver = fixed(&["[::ffff:169.254.169.254]:80"]);
         let refused = resolver.resolve(Some(&rules), "metadata.test", 80).await;
         assert!(matches!(refused, Err(ConnectError::Refused(_))));
         let of_a_proxy = resolver.resolve(None, "proxy.test", 80).await;
         assert_eq!(of_a_proxy.unwrap().len(), 1);
-        let nobody = Resolver::Fixed(Vec::new());
+        let nobody = fixed(&[]);
         let nothing = nobody.resolve(None, "empty.test", 80);
         assert!(matches!(
             nothing.await,

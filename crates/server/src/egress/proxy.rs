@@ -29,8 +29,8 @@ pub struct Proxies(Option<Arc<Matcher>>);
 /// A setting that names no proxy. What it says is not repeated: it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0} is not a proxy's URL: http://, https://, socks5:// or socks5h://, then user:password@ if the proxy wants \
-     that (percent-encoded), then host and port"
+    "{0} names no proxy that can be used (--proxy none goes without one). A proxy's URL is http://, https://, \
+     socks5:// or socks5h://, then user:password@ if the proxy wants that (percent-encoded), then host and port"
 )]
 pub struct NotAProxy(&'static str);
 

@@ -502,7 +502,7 @@ async fn settings_that_cannot_be_used_are_refused_before_anything_else() {
     for (setting, says) in [
         (
             ["--proxy", "ftp://me:hunter2@p:1"],
-            "--proxy is not a proxy's URL",
+            "--proxy names no proxy",
         ),
         (["--ca-file", "/dev/null"], "no PEM certificate in it"),
     ] {
