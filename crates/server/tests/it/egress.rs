@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use flate2::{Compression, write::GzEncoder};
+use flate2::{
+    Compression,
+    write::{GzEncoder, ZlibEncoder},
+};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -230,6 +233,13 @@ fn acceptor(folder: &Path, name: &str) -> TlsAcceptor {
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Which nobody can tell from its beginning.
+fn deflate(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(plain).unwrap();
     encoder.finish().unwrap()
 }
@@ -528,13 +538,13 @@ async fn odd_answers_of_token_endpoints_are_read() {
         ("gzip, unsaid", ok("", &gzip(reply))),
         (
             "a space before the colon",
-            ok("Content-Encoding : gzip\r\n", &gzip(reply)),
+            ok("Content-Encoding : deflate\r\n", &deflate(reply)),
         ),
         (
             "folded",
             ok(
-                "X-Folded: one\r\n two\r\nContent-Encoding:\r\n gzip\r\n",
-                &gzip(reply),
+                "X-Folded: one\r\n two\r\nContent-Encoding:\r\n deflate\r\n",
+                &deflate(reply),
             ),
         ),
         ("many fields", ok(&fields, reply)),
