@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// Claims, expiries and retry times are kept in it, because it is the one clock that all
 /// replicas share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct StoreTime(pub i64);
 
@@ -121,6 +123,48 @@ impl Clock for TokioClock {
     }
 }
 
+/// The clock for production: it goes on while the machine is suspended, as tokens do.
+///
+/// On Linux that is `CLOCK_BOOTTIME`. Elsewhere it is as [`TokioClock`], whose time may stand still
+/// meanwhile; a token is then found dead when an API rejects it. Sleeps do not count a suspension
+/// anywhere: what is due is noticed a little late.
+#[derive(Debug, Default)]
+pub struct SystemClock {
+    #[cfg(target_os = "linux")]
+    start: BootTime,
+    tokio: TokioClock,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+struct BootTime(Duration);
+
+#[cfg(target_os = "linux")]
+impl Default for BootTime {
+    fn default() -> Self {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+        Self(Duration::new(seconds, nanos))
+    }
+}
+
+impl Clock for SystemClock {
+    #[cfg(target_os = "linux")]
+    fn now(&self) -> Moment {
+        Moment(BootTime::default().0.saturating_sub(self.start.0))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn now(&self) -> Moment {
+        self.tokio.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> Boxed<'_, ()> {
+        self.tokio.sleep(duration)
+    }
+}
+
 /// Chance for jitter. Not for keys: those come from the crypto library.
 pub trait Chance: Send + Sync + fmt::Debug {
     /// A number in `0.0..1.0`.
@@ -176,6 +220,23 @@ mod tests {
         assert_eq!(backoff(base, cap, 0, 0.0), Duration::from_millis(500));
         assert_eq!(backoff(base, cap, 3, 1.0), Duration::from_secs(8));
         assert_eq!(backoff(base, cap, 40, 1.0), cap);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_systems_clock_goes_on_while_the_machine_sleeps() {
+        // `/proc/uptime` counts suspensions, too. It shows hundredths of a second.
+        let uptime = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            let seconds = text.split(' ').next().unwrap().parse().unwrap();
+            Duration::from_secs_f64(seconds)
+        };
+        let before = uptime();
+        let now = BootTime::default().0 + Duration::from_millis(10);
+        assert!(before <= now && now <= uptime() + Duration::from_millis(20));
+        let clock = SystemClock::default();
+        let first = clock.now();
+        assert!(first <= clock.now());
     }
 
     #[test]

@@ -52,7 +52,7 @@ use crate::{
     store::{Store, StoreError},
     sync::{
         ArcSwap, Mutex, Notify, TaskTracker,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
     },
     time::{Chance, Clock},
     transport::Transport,
@@ -74,8 +74,8 @@ pub struct VaultConfig {
     pub wait: Duration,
     /// How long a caller waits for a flight while the old token still lives.
     pub stale_wait: Duration,
-    /// How much longer a caller waits for a second try after a failure.
-    pub retry_wait: Duration,
+    /// How long the store may take to confirm an answer before the spool keeps it as well.
+    pub confirm_within: Duration,
     /// How often a claim that another process holds is looked at.
     pub claim_poll: Duration,
     /// How often the store is asked for changes by other processes.
@@ -98,7 +98,7 @@ impl Default for VaultConfig {
             answer_timeout: Duration::from_secs(60),
             wait: Duration::from_secs(28),
             stale_wait: Duration::from_secs(5),
-            retry_wait: Duration::from_secs(5),
+            confirm_within: Duration::from_millis(100),
             claim_poll: Duration::from_millis(20),
             change_poll: Duration::from_millis(100),
             upkeep_every: Duration::from_secs(60),
@@ -190,6 +190,10 @@ pub(crate) struct Inner {
     agenda: Mutex<agenda::Agenda>,
     /// Spool entries whose flights are still at it.
     spooling: Mutex<HashSet<String>>,
+    /// How many others were left in the spool when it was last adopted.
+    spool_rest: AtomicUsize,
+    /// Told when the trouble of a token endpoint, or of a client, is over.
+    recovered: Notify,
     tracker: TaskTracker,
     closing: CancellationToken,
 }
@@ -260,6 +264,8 @@ impl Vault {
                 gates: Mutex::default(),
                 agenda: Mutex::default(),
                 spooling: Mutex::default(),
+                spool_rest: AtomicUsize::new(0),
+                recovered: Notify::new(),
                 tracker: TaskTracker::new(),
                 closing: CancellationToken::new(),
             }),

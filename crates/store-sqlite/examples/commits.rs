@@ -100,6 +100,7 @@ async fn refresh(store: &SqliteStore, grant: &str, version: u64) {
         ttl: Duration::from_secs(20),
         need: Need::Stale,
         policy: ReplayPolicy::Harmless,
+        pardoned: None,
     };
     let claim = store.claim(request).await.expect("claim").value;
     let ClaimReply::Claimed(row) = claim else {

@@ -88,6 +88,7 @@ async fn claim(store: &SqliteStore, id: &str, owner: &str) -> ClaimReply {
         ttl: HOUR,
         need: Need::Stale,
         policy: ReplayPolicy::Harmless,
+        pardoned: None,
     };
     store.claim(request).await.unwrap().value
 }
@@ -306,6 +307,7 @@ async fn a_row_that_makes_no_sense_is_named() {
             ttl: HOUR,
             need: Need::Stale,
             policy: ReplayPolicy::Harmless,
+            pardoned: None,
         };
         store.claim(request).await.expect_err(sql);
     }

@@ -62,6 +62,7 @@ async fn refresher() {
             ttl: HOUR,
             need: Need::Stale,
             policy: ReplayPolicy::Harmless,
+            pardoned: None,
         };
         match store.claim(request).await.unwrap().value {
             ClaimReply::Claimed(row) => {

@@ -154,6 +154,9 @@ pub struct TokenEndpoint {
     /// Sustained token requests per second and client.
     #[serde(default)]
     pub per_second: Option<f64>,
+    /// How long an answer may take, where the provider is known to be slow.
+    #[serde(default)]
+    pub answer_timeout_s: Option<u64>,
     /// How many may go at once.
     #[serde(default)]
     pub burst: Option<u32>,
@@ -180,6 +183,10 @@ pub struct RefreshRules {
     /// After how many seconds without use a refresh token dies.
     #[serde(default)]
     pub idle_lifetime_s: Option<u64>,
+    /// Whether the old access token goes on living when a new one is granted: then nobody waits
+    /// for a refresh while it lives. Unsaid: not known, and callers wait.
+    #[serde(default)]
+    pub old_token_survives: Option<bool>,
 }
 
 /// Whether refresh tokens change with use.
@@ -246,6 +253,13 @@ pub struct Api {
     pub signals: Vec<Signal>,
 }
 
+impl TokenEndpoint {
+    /// How long an answer may take, if the connector says so.
+    pub fn answer_timeout(&self) -> Option<Duration> {
+        self.answer_timeout_s.map(Duration::from_secs)
+    }
+}
+
 impl Connector {
     /// The template of an endpoint.
     pub fn endpoint_template(&self, kind: EndpointKind) -> Option<&Template> {
@@ -277,6 +291,7 @@ impl Connector {
         let default = GateLimits::default();
         GateLimits {
             per_second: self.token.per_second.unwrap_or(default.per_second),
+            stated: self.token.per_second.is_some(),
             burst: self.token.burst.unwrap_or(default.burst),
         }
     }

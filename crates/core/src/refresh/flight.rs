@@ -8,10 +8,10 @@
 //! Look ─ newer ────────────────────────────────────────────────► Finish(Adopted)
 //!   │ held: Sleep, Look
 //!   ▼
-//! Admit ─ Claim ─ Send ─┬─ granted ── Commit ──(store down: Spool, Sleep, Commit)──► Finish(Refreshed)
-//!           │      ▲    └─ otherwise ─ Settle ───────────────────────────────────► Finish(...)
-//!           └ Sleep┘
-//!           taken over
+//! Admit ─ Claim ─ Send ─┬─ granted ── Commit ─────────────────────────────────► Finish(Refreshed)
+//!           │      ▲    │                │ not confirmed at once: Spool, Serve ─┐   ▲
+//!           └ Rest ┘    │                └──────────────◄── Sleep ◄─────────────┘───┘
+//!           taken over  └─ otherwise ─ Settle ────────────────────────────────► Finish(...)
 //! ```
 
 use std::{
@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{
-    gate::Admission,
+    gate::{Admission, LONGEST_WISH},
     ledger::{
         ClaimReply, CommitReply, FailureKind, GrantRow, Need, SettleReply, Standing, Verdict,
     },
@@ -41,6 +41,11 @@ pub struct Plan {
     pub claim_ttl: Duration,
     /// How often a claim held by others is looked at.
     pub poll: Duration,
+    /// How long the store may take to confirm an answer before the spool keeps it as well.
+    pub confirm_within: Duration,
+    /// When the token endpoint was last seen to work after trouble, or its client was mended:
+    /// failures from before do not hold this flight back.
+    pub well_since: Option<Moment>,
     /// A number in `0.0..1.0` for the jitter of this flight's retry time.
     pub chance: f64,
 }
@@ -56,9 +61,12 @@ impl Hash for Plan {
             policy,
             claim_ttl,
             poll,
+            confirm_within,
+            well_since,
             chance,
         } = self;
-        (seen, need, policy, claim_ttl, poll, chance.to_bits()).hash(state);
+        (seen, need, policy, claim_ttl, poll, confirm_within).hash(state);
+        (well_since, chance.to_bits()).hash(state);
     }
 }
 
@@ -76,6 +84,8 @@ pub enum Outcome<T> {
     Failed {
         /// Which of them.
         kind: FailureKind,
+        /// What it speaks against.
+        fault: Fault,
         /// In words for a person, scrubbed.
         message: String,
         /// The provider's own wish.
@@ -83,6 +93,17 @@ pub enum Outcome<T> {
     },
     /// The claim grew old before the request could leave; nothing was sent.
     TooLate,
+}
+
+/// What a failure speaks against: only what concerns all grants of a client may hold them all back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The token endpoint: it cannot be reached, does not answer, or asks for a pause.
+    Endpoint,
+    /// The OAuth client: `invalid_client`, `unauthorized_client`.
+    Client,
+    /// This grant alone. The endpoint has answered, so it is well.
+    Grant,
 }
 
 /// A reply of the store with the store's time, or the reason why there is none.
@@ -109,10 +130,15 @@ pub enum Event<T> {
     Answered(Outcome<T>),
     /// The commit was tried.
     Committed(Stored<CommitReply>),
+    /// The commit was neither confirmed nor refused in the time given; its statement goes on.
+    Unconfirmed,
     /// The end was recorded.
     Settled(Stored<SettleReply>),
-    /// The answer is in the spool (or it could not be written: logged, and carried on in memory).
-    Spooled,
+    /// Whether the answer is in the spool, durably. A commit that is confirmed while the spool is
+    /// being written is told as [`Event::Committed`] instead.
+    Spooled(bool),
+    /// Callers of this process have the spooled answer.
+    Served,
     /// The sleep is over, or the grant was said to have changed.
     Woken,
     /// A void answer was revoked (or could not be).
@@ -127,7 +153,12 @@ pub enum Effect<T> {
     /// Ask the gate.
     Admit,
     /// Claim with this flight's owner and [`Plan`].
-    Claim,
+    Claim {
+        /// The version that is not good enough.
+        seen: u64,
+        /// Failures recorded up to this time do not hold the claim back.
+        pardoned: Option<StoreTime>,
+    },
     /// Use the row's refresh token, unless `not_after` has passed when the bytes would leave.
     Send {
         /// The row as claimed.
@@ -136,15 +167,25 @@ pub enum Effect<T> {
         /// been taken over).
         not_after: Moment,
     },
-    /// Commit what was granted.
+    /// Commit what was granted, or go on waiting for the commit that is under way.
     Commit {
         /// The row as claimed.
         row: Box<GrantRow>,
         /// What was granted.
         granted: T,
+        /// After this long without a reply: [`Event::Unconfirmed`].
+        within: Option<Duration>,
     },
-    /// Keep what was granted in the spool: the store does not take it.
+    /// Keep what was granted in the spool: the store has not taken it yet. A commit that is under
+    /// way goes on meanwhile.
     Spool {
+        /// The row as claimed.
+        row: Box<GrantRow>,
+        /// What was granted.
+        granted: T,
+    },
+    /// Give what was granted to the callers of this process: it is durable in the spool.
+    Serve {
         /// The row as claimed.
         row: Box<GrantRow>,
         /// What was granted.
@@ -161,11 +202,11 @@ pub enum Effect<T> {
     Revoke {
         /// What was granted.
         granted: T,
-        /// Whether the grant still exists under a new authorization.
-        reauthorized: bool,
     },
     /// Wait this long, or until the grant is said to have changed.
     Sleep(Duration),
+    /// Wait this long, whatever is said.
+    Rest(Duration),
     /// The flight is over.
     Finish(Ending),
 }
@@ -235,6 +276,10 @@ const STORE_TRIES: u32 = 3;
 pub struct Flight<T> {
     plan: Plan,
     phase: Phase<T>,
+    /// Whether the row has been read: a forced flight sets out from the version found then.
+    looked: bool,
+    /// The trouble that this flight does not let itself be held back by.
+    pardoned: Option<StoreTime>,
     /// When the claim was asked for, on our clock: the base of `not_after`.
     asked_at: Moment,
     tries: u32,
@@ -251,17 +296,18 @@ enum Phase<T> {
     ReClaiming,
     Yielding(Box<GrantRow>),
     Sending(Box<GrantRow>),
-    Committing(Box<GrantRow>, T, Kept),
+    Saving(Box<GrantRow>, T, Save),
     Settling(Box<GrantRow>, Verdict),
     Revoking(Box<Ending>),
     Done,
 }
 
-/// Whether a granted answer has been given to the spool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kept {
-    InMemory,
-    InSpool,
+/// How far the saving of a granted answer has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Save {
+    in_spool: bool,
+    /// A commit has no reply yet.
+    under_way: bool,
 }
 
 impl<T: Clone> Flight<T> {
@@ -270,6 +316,8 @@ impl<T: Clone> Flight<T> {
         Self {
             plan,
             phase: Phase::Idle,
+            looked: false,
+            pardoned: None,
             asked_at: Moment(Duration::ZERO),
             tries: 0,
         }
@@ -290,13 +338,13 @@ impl<T: Clone> Flight<T> {
                 self.store_down(why, Self::look_again)
             }
             (Phase::Looking, Event::Looked(Stored::Ok(None, _))) => self.finish(Ending::Missing),
-            (Phase::Looking, Event::Looked(Stored::Ok(Some(row), at))) => self.looked(row, at),
+            (Phase::Looking, Event::Looked(Stored::Ok(Some(row), at))) => self.looked(row, at, now),
 
             (Phase::Pausing, Event::Woken) => self.admit(),
             (Phase::Admitting, Event::Admitted(Admission::Go)) => self.claim(now),
             (Phase::Admitting, Event::Admitted(Admission::Wait(pause))) => {
                 self.phase = Phase::Pausing;
-                (self, Effect::Sleep(pause))
+                (self, Effect::Rest(pause))
             }
             (Phase::Admitting, Event::Admitted(Admission::Open { until })) => {
                 self.finish(Ending::GateShut { until })
@@ -311,17 +359,7 @@ impl<T: Clone> Flight<T> {
             (Phase::Yielding(row), Event::Woken) => self.send(row),
             (Phase::Sending(row), Event::Answered(outcome)) => self.answered(row, outcome),
 
-            (Phase::Committing(row, granted, kept), Event::Committed(stored)) => {
-                self.committed(row, granted, kept, stored)
-            }
-            (Phase::Committing(row, granted, _), Event::Spooled) => {
-                self.phase = Phase::Committing(row, granted, Kept::InSpool);
-                let pause = self.pause();
-                (self, Effect::Sleep(pause))
-            }
-            (Phase::Committing(row, granted, kept), Event::Woken) => {
-                self.commit(row, granted, kept)
-            }
+            (Phase::Saving(row, granted, save), event) => self.saving(row, granted, save, event),
 
             (Phase::Settling(row, verdict), Event::Settled(stored)) => {
                 self.settled(row, verdict, stored)
@@ -350,9 +388,14 @@ impl<T: Clone> Flight<T> {
 
     /// Reading first costs microseconds and spares the claim (a write) whenever others were
     /// faster, and the gate whenever nothing will be sent.
-    fn looked(mut self, row: GrantRow, at: StoreTime) -> (Self, Effect<T>) {
+    fn looked(mut self, row: GrantRow, at: StoreTime, now: Moment) -> (Self, Effect<T>) {
         self.tries = 0;
         let row = Box::new(row);
+        // What others had committed before somebody asked for a refresh whatever the expiry does
+        // not satisfy it; what they commit from now on does.
+        if !std::mem::replace(&mut self.looked, true) && self.plan.need == Need::Forced {
+            self.plan.seen = self.plan.seen.max(row.version);
+        }
         if row.version > self.plan.seen {
             return self.finish(Ending::Adopted { row, at });
         }
@@ -367,12 +410,18 @@ impl<T: Clone> Flight<T> {
             let poll = self.plan.poll;
             return self.wait(poll);
         }
-        if row.cooling(at) {
-            return self.finish(Ending::Failed {
-                row,
-                at,
-                first: false,
-            });
+        if row.cooling(at)
+            && let Some(trouble) = &row.trouble
+        {
+            let well_since = self.plan.well_since.map(|then| at - then.until(now));
+            if trouble.binds(self.plan.need, well_since) {
+                return self.finish(Ending::Failed {
+                    row,
+                    at,
+                    first: false,
+                });
+            }
+            self.pardoned = Some(trouble.failed_at);
         }
         self.admit()
     }
@@ -388,7 +437,8 @@ impl<T: Clone> Flight<T> {
             self.asked_at = now;
         }
         self.phase = Phase::Claiming;
-        (self, Effect::Claim)
+        let (seen, pardoned) = (self.plan.seen, self.pardoned);
+        (self, Effect::Claim { seen, pardoned })
     }
 
     fn claim_again(mut self) -> (Self, Effect<T>) {
@@ -409,7 +459,7 @@ impl<T: Clone> Flight<T> {
                 // claim did: it gets a moment, and the look right before the first byte will see it.
                 self.phase = Phase::Yielding(row);
                 let pause = self.plan.claim_ttl / 10;
-                (self, Effect::Sleep(pause))
+                (self, Effect::Rest(pause))
             }
             ClaimReply::Newer(row) => self.finish(Ending::Adopted {
                 row: Box::new(row),
@@ -446,21 +496,22 @@ impl<T: Clone> Flight<T> {
 
     fn answered(self, row: Box<GrantRow>, outcome: Outcome<T>) -> (Self, Effect<T>) {
         match outcome {
-            Outcome::Granted(granted) => self.commit(row, granted, Kept::InMemory),
+            Outcome::Granted(granted) => self.commit(row, granted, Save::default()),
             Outcome::Refused { reason } => self.settle(row, Verdict::Dead { reason }),
             Outcome::Failed {
                 kind,
                 message,
                 retry_after,
+                ..
             } => {
-                let failures = row.trouble.as_ref().map_or(0, |trouble| trouble.failures);
-                let retry_in = retry_in(kind, failures, retry_after, self.plan.chance);
+                let retry_in = retry_in(kind, &row, retry_after, self.plan.chance);
                 self.settle(
                     row,
                     Verdict::Failed {
                         kind,
                         message,
                         retry_in,
+                        asked: retry_after.is_some(),
                     },
                 )
             }
@@ -468,65 +519,86 @@ impl<T: Clone> Flight<T> {
         }
     }
 
-    fn commit(mut self, row: Box<GrantRow>, granted: T, kept: Kept) -> (Self, Effect<T>) {
-        self.phase = Phase::Committing(row.clone(), granted.clone(), kept);
-        (self, Effect::Commit { row, granted })
+    /// Commits, or goes on with it. What is only in memory may not stay there for long.
+    fn commit(mut self, row: Box<GrantRow>, granted: T, save: Save) -> (Self, Effect<T>) {
+        let within = match self.tries {
+            _ if save.in_spool => None,
+            0 => Some(self.plan.confirm_within),
+            _ => Some(self.pause()),
+        };
+        self.phase = Phase::Saving(row.clone(), granted.clone(), save);
+        (
+            self,
+            Effect::Commit {
+                row,
+                granted,
+                within,
+            },
+        )
     }
 
-    fn committed(
+    /// Commit and spool race (I4): what a provider granted is durable in one of them soon, and in
+    /// the store in the end, however long that takes.
+    fn saving(
         mut self,
         row: Box<GrantRow>,
         granted: T,
-        kept: Kept,
-        stored: Stored<CommitReply>,
+        mut save: Save,
+        event: Event<T>,
     ) -> (Self, Effect<T>) {
-        match stored {
-            Stored::Ok(CommitReply::Committed { row, recovered }, at) => {
-                self.finish(Ending::Refreshed {
-                    row: Box::new(row),
-                    at,
-                    recovered,
-                })
+        match event {
+            Event::Committed(Stored::Ok(reply, at)) => self.committed(granted, reply, at),
+            Event::Committed(Stored::Down(_)) | Event::Unconfirmed => {
+                save.under_way = matches!(event, Event::Unconfirmed);
+                if save.in_spool {
+                    return self.commit_later(row, granted, save);
+                }
+                self.phase = Phase::Saving(row.clone(), granted.clone(), save);
+                (self, Effect::Spool { row, granted })
             }
+            Event::Spooled(true) => {
+                save.in_spool = true;
+                self.phase = Phase::Saving(row.clone(), granted.clone(), save);
+                (self, Effect::Serve { row, granted })
+            }
+            Event::Spooled(false) | Event::Served => self.commit_later(row, granted, save),
+            Event::Woken => self.commit(row, granted, save),
+            event => unreachable!("the driver answered with {} out of turn", event.name()),
+        }
+    }
+
+    fn commit_later(mut self, row: Box<GrantRow>, granted: T, save: Save) -> (Self, Effect<T>) {
+        self.tries += 1;
+        if save.under_way {
+            return self.commit(row, granted, save);
+        }
+        self.phase = Phase::Saving(row, granted, save);
+        let pause = self.pause();
+        (self, Effect::Sleep(pause))
+    }
+
+    fn committed(mut self, granted: T, reply: CommitReply, at: StoreTime) -> (Self, Effect<T>) {
+        match reply {
+            CommitReply::Committed { row, recovered } => self.finish(Ending::Refreshed {
+                row: Box::new(row),
+                at,
+                recovered,
+            }),
             // A sibling of the same authorization: revoking ours might end theirs.
-            Stored::Ok(CommitReply::Superseded(row), at) => self.finish(Ending::Adopted {
+            CommitReply::Superseded(row) => self.finish(Ending::Adopted {
                 row: Box::new(row),
                 at,
             }),
-            Stored::Ok(CommitReply::Reauthorized(row), at) => {
+            CommitReply::Reauthorized(row) => {
                 self.phase = Phase::Revoking(Box::new(Ending::Adopted {
                     row: Box::new(row),
                     at,
                 }));
-                (
-                    self,
-                    Effect::Revoke {
-                        granted,
-                        reauthorized: true,
-                    },
-                )
+                (self, Effect::Revoke { granted })
             }
-            Stored::Ok(CommitReply::Missing, _) => {
+            CommitReply::Missing => {
                 self.phase = Phase::Revoking(Box::new(Ending::Missing));
-                (
-                    self,
-                    Effect::Revoke {
-                        granted,
-                        reauthorized: false,
-                    },
-                )
-            }
-            // What a provider granted is never dropped (I4): spool it once, then try for ever.
-            Stored::Down(_) => {
-                self.tries += 1;
-                self.phase = Phase::Committing(row.clone(), granted.clone(), kept);
-                match kept {
-                    Kept::InMemory => (self, Effect::Spool { row, granted }),
-                    Kept::InSpool => {
-                        let pause = self.pause();
-                        (self, Effect::Sleep(pause))
-                    }
-                }
+                (self, Effect::Revoke { granted })
             }
         }
     }
@@ -605,7 +677,9 @@ impl<T> Event<T> {
             Self::Answered(_) => "Answered",
             Self::Committed(_) => "Committed",
             Self::Settled(_) => "Settled",
-            Self::Spooled => "Spooled",
+            Self::Unconfirmed => "Unconfirmed",
+            Self::Spooled(_) => "Spooled",
+            Self::Served => "Served",
             Self::Woken => "Woken",
             Self::Revoked => "Revoked",
         }
@@ -616,22 +690,26 @@ impl<T> Event<T> {
 pub const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
 /// How long to leave a grant alone after a failure: what the provider asks for, else exponential
-/// with jitter. A client that is misconfigured is not worth asking often.
-fn retry_in(kind: FailureKind, failures: u32, wish: Option<Duration>, chance: f64) -> Duration {
+/// with jitter, and no longer than a quarter of the time that the trouble has lasted, so that its
+/// end is noticed soon after it. A client that is misconfigured is not worth asking often.
+fn retry_in(kind: FailureKind, row: &GrantRow, wish: Option<Duration>, chance: f64) -> Duration {
+    // Spread what the provider asks of everybody at once, by up to a tenth, never earlier.
+    if let Some(wish) = wish {
+        return wish.min(LONGEST_WISH).mul_f64(1.0 + 0.1 * chance);
+    }
     let base = match kind {
         FailureKind::Configuration => Duration::from_secs(10),
         FailureKind::NotSent | FailureKind::Throttled | FailureKind::Unknown => {
             Duration::from_secs(1)
         }
     };
-    let own = backoff(base, LONGEST_RETRY, failures, chance);
-    match wish {
-        // Spread what the provider asks of everybody at once, by up to a tenth, never earlier.
-        Some(wish) => wish
-            .mul_f64(1.0 + 0.1 * chance)
-            .min(Duration::from_secs(3600)),
-        None => own,
-    }
+    let (failures, lasted) = match (&row.trouble, &row.attempt) {
+        (Some(trouble), Some(attempt)) => (trouble.failures, trouble.since.until(attempt.last_at)),
+        (Some(trouble), None) => (trouble.failures, Duration::ZERO),
+        (None, _) => (0, Duration::ZERO),
+    };
+    let longest = LONGEST_RETRY.min(base.max(lasted / 4));
+    backoff(base, longest, failures, chance)
 }
 
 #[cfg(test)]

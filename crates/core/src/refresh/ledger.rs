@@ -110,12 +110,30 @@ pub struct Trouble {
     pub since: StoreTime,
     /// How many failures in it.
     pub failures: u32,
+    /// When the last one was recorded.
+    #[serde(default)]
+    pub failed_at: StoreTime,
     /// No attempt before this.
     pub retry_at: StoreTime,
+    /// Whether the provider itself asked for that.
+    #[serde(default)]
+    pub asked: bool,
     /// The last one's kind.
     pub kind: FailureKind,
     /// The last one, in words for a person, scrubbed of secrets.
     pub message: String,
+}
+
+impl Trouble {
+    /// Whether its retry time holds back a flight with this need. `well_since`: when the token
+    /// endpoint was last seen to work after trouble, or its client was mended.
+    ///
+    /// What the provider asked for binds everybody. Otherwise a person may always try, and a
+    /// failure from before the sign that all is well again says nothing any more.
+    pub fn binds(&self, need: Need, well_since: Option<StoreTime>) -> bool {
+        let over = well_since.is_some_and(|well| self.failed_at < well);
+        self.asked || !(need == Need::Forced || over)
+    }
 }
 
 /// Why a refresh has not succeeded, short of a dead grant.
@@ -168,6 +186,8 @@ pub struct ClaimRequest {
     pub need: Need,
     /// The connector's replay policy.
     pub policy: ReplayPolicy,
+    /// Failures recorded up to this time do not hold it back; see [`Trouble::binds`].
+    pub pardoned: Option<StoreTime>,
 }
 
 /// What became of a claim. Every variant carries the row as it now stands.
@@ -244,6 +264,8 @@ pub enum Verdict {
         message: String,
         /// Not before this has passed.
         retry_in: Duration,
+        /// Whether the provider itself asked for that.
+        asked: bool,
     },
     /// Nothing was sent and nothing is wrong: the claim is given back.
     Released,
@@ -343,7 +365,11 @@ impl GrantRow {
                 return ClaimReply::Claimed(self.clone());
             }
         }
-        if self.cooling(now) {
+        let pardoned = self
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| Some(trouble.failed_at) <= request.pardoned);
+        if self.cooling(now) && !pardoned {
             return ClaimReply::Cooling(self.clone());
         }
         // Whoever was in flight has let the claim run out: what it sent has no known outcome.
@@ -467,6 +493,7 @@ impl GrantRow {
                 kind,
                 message,
                 retry_in,
+                asked,
             } => {
                 if kind == FailureKind::Unknown {
                     if let Some(attempt) = &mut self.attempt {
@@ -486,7 +513,9 @@ impl GrantRow {
                 self.trouble = Some(Trouble {
                     since,
                     failures: failures.saturating_add(1),
+                    failed_at: now,
                     retry_at: now + retry_in,
+                    asked,
                     kind,
                     message,
                 });

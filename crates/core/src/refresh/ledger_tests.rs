@@ -47,6 +47,7 @@ fn claim_seen(
         ttl: TTL,
         need,
         policy,
+        pardoned: None,
     };
     row.claim(&request, at(now))
 }
@@ -81,6 +82,7 @@ fn failed(kind: FailureKind) -> Verdict {
         kind,
         message: "m".to_owned(),
         retry_in: Duration::from_secs(1),
+        asked: false,
     }
 }
 
@@ -347,6 +349,7 @@ fn a_death_tells_of_the_lost_answer() {
             kind: FailureKind::Unknown,
             message: "connection reset".into(),
             retry_in: Duration::ZERO,
+            asked: false,
         },
         3601,
     );

@@ -10,3 +10,4 @@ pub mod gate;
 pub mod ledger;
 pub mod replay;
 pub mod schedule;
+pub mod waiting;

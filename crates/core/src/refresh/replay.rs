@@ -9,7 +9,7 @@ use crate::time::StoreTime;
 
 /// What a provider does with a refresh token that it has already exchanged.
 ///
-/// Read from the connector's file; see `facts` there for the sources.
+/// Read from the connector's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "policy", deny_unknown_fields)]
 pub enum ReplayPolicy {
@@ -37,7 +37,7 @@ pub enum Replay {
     NotBefore(StoreTime),
 }
 
-/// Decides about sending again (DESIGN 3.5).
+/// Decides about sending again.
 ///
 /// Under `Harmless`, `Grace` and `Refused` a repetition cannot hurt: at worst the provider says
 /// `invalid_grant`, which is then its word. (After a grace window has passed, the token is as
@@ -63,5 +63,49 @@ pub fn replay(
             Some(_) => Replay::Send,
             None => Replay::NotBefore(now + Duration::from_secs(60)),
         },
+    }
+}
+
+/// How long an answer is waited for.
+///
+/// `stated` is what the connector or the configuration says. Where a token whose answer was lost
+/// may not be sent again while the old access token lives (or is lost with its answer), hanging up
+/// gains nothing until that token ends: the connection that is still open may bring the answer.
+pub fn answer_patience(
+    policy: ReplayPolicy,
+    stated: Duration,
+    expires_at: Option<StoreTime>,
+    now: StoreTime,
+) -> Duration {
+    match policy {
+        ReplayPolicy::Harmless | ReplayPolicy::Grace { .. } => stated,
+        ReplayPolicy::Refused | ReplayPolicy::Revokes => {
+            let left = expires_at.map_or(Duration::ZERO, |at| now.until(at));
+            stated.max(left.min(LONGEST_ANSWER))
+        }
+    }
+}
+
+/// No open connection is believed in for longer.
+const LONGEST_ANSWER: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_waited_for_while_the_old_token_lives_where_asking_again_would_cost_the_grant() {
+        let s = Duration::from_secs;
+        let now = StoreTime(1_000_000);
+        let wait = |policy, left: u64| answer_patience(policy, s(60), Some(now + s(left)), now);
+        for policy in [ReplayPolicy::Refused, ReplayPolicy::Revokes] {
+            assert_eq!(wait(policy, 0), s(60));
+            assert_eq!(wait(policy, 100), s(100));
+            assert_eq!(wait(policy, 7200), LONGEST_ANSWER);
+            assert_eq!(answer_patience(policy, s(400), None, now), s(400));
+        }
+        for policy in [ReplayPolicy::Harmless, ReplayPolicy::Grace { seconds: 60 }] {
+            assert_eq!(wait(policy, 7200), s(60));
+        }
     }
 }

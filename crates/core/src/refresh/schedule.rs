@@ -16,12 +16,18 @@ pub const EARLIEST_AHEAD: Duration = Duration::from_secs(5);
 /// A token with less than this left is stale.
 ///
 /// `configured`, but never more than a quarter of the token's lifetime: a provider with short
-/// tokens must not be refreshed on every request (failure mode 30).
+/// tokens must not be refreshed on every request.
 pub fn margin(configured: Duration, lifetime: Option<Duration>) -> Duration {
     match lifetime {
         Some(lifetime) => configured.min(lifetime / 4),
         None => configured,
     }
+}
+
+/// Whether a lifetime is too short to be managed: such a token is gone before it is of use to more
+/// than the requests that waited for it, and another refresh would bring no better one.
+pub fn fleeting(lifetime: Duration) -> bool {
+    lifetime < EARLIEST_AHEAD
 }
 
 /// How long before expiry a grant in use is refreshed, so that no caller waits: between one and

@@ -34,6 +34,7 @@ pub struct MemoryStore {
 struct State {
     down: bool,
     frozen: Option<Freeze>,
+    silent: bool,
     grants: BTreeMap<GrantId, GrantRow>,
     connections: BTreeMap<ConnectionKey, Connection>,
     clients: BTreeMap<(ApplicationId, ConnectorId), OAuthClient>,
@@ -57,6 +58,18 @@ impl MemoryStore {
     /// Makes every verb fail, or work again.
     pub fn set_down(&self, down: bool) {
         self.state.lock().expect("no panic while locked").down = down;
+    }
+
+    /// Makes the writing verbs of refreshes hang, or go on.
+    pub fn set_silent(&self, silent: bool) {
+        self.state.lock().expect("no panic while locked").silent = silent;
+    }
+
+    async fn answers(&self) {
+        let silent = || self.state.lock().expect("no panic while locked").silent;
+        while silent() {
+            self.clock.sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn now(&self) -> StoreTime {
@@ -131,24 +144,28 @@ impl Ledger for MemoryStore {
         if self.state()?.frozen == Some(Freeze::Claims) {
             return Err(StoreError::Frozen);
         }
+        self.answers().await;
         self.on_grant(&request.grant, ClaimReply::Missing, |row, now| {
             row.claim(&request, now)
         })
     }
 
     async fn extend(&self, grant: &GrantId, epoch: u64, ttl: Duration) -> StoreResult<bool> {
+        self.answers().await;
         Ok(self
             .on_grant(grant, false, |row, now| row.extend(epoch, ttl, now))?
             .value)
     }
 
     async fn commit(&self, request: CommitRequest) -> StoreResult<Stamped<CommitReply>> {
+        self.answers().await;
         self.on_grant(&request.grant.clone(), CommitReply::Missing, |row, _| {
             row.commit(request)
         })
     }
 
     async fn settle(&self, request: SettleRequest) -> StoreResult<Stamped<SettleReply>> {
+        self.answers().await;
         self.on_grant(&request.grant.clone(), SettleReply::Missing, |row, now| {
             row.settle(request, now)
         })

@@ -28,6 +28,8 @@ pub(super) struct Snapshot {
     pub(super) expires: Option<Moment>,
     /// When a refresh committed it; `None` for an imported one.
     pub(super) refreshed: Option<Moment>,
+    /// Whether it is durable in the spool only: the store has not taken it yet.
+    ahead: bool,
     /// The newest version that this process has heard of.
     heard: u64,
     /// Until when it is served without a question, and at all. Zero: it is not.
@@ -63,6 +65,7 @@ impl Snapshot {
             margin,
             expires,
             refreshed: row.refreshed_at.map(ours),
+            ahead: false,
             heard: row.version,
             fresh_until,
             alive_until,
@@ -78,6 +81,7 @@ impl Snapshot {
             margin: self.margin,
             expires: self.expires,
             refreshed: self.refreshed,
+            ahead: self.ahead,
             heard,
             fresh_until: Moment(Duration::ZERO),
             alive_until: Moment(Duration::ZERO),
@@ -92,6 +96,20 @@ impl Snapshot {
     /// Whether there is a token that lives at all.
     pub(super) fn alive(&self, now: Moment) -> bool {
         now < self.alive_until
+    }
+
+    /// Whether `version`, as the store has it, is news. What is ahead of the store gives way to
+    /// the store's word on the same version.
+    pub(super) fn older_than(&self, version: u64) -> bool {
+        self.version < version || self.ahead && self.version == version
+    }
+
+    /// Whether it was granted with so little life that it is as good as a refresh can make it.
+    pub(super) fn fleeting(&self) -> bool {
+        match (self.refreshed, self.expires) {
+            (Some(from), Some(end)) => schedule::fleeting(from.until(end)),
+            _ => false,
+        }
     }
 
     /// Whether the token lives, or was granted since then with no life at all.
@@ -191,7 +209,7 @@ impl GrantEntry {
     fn adopt(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
         self.snapshot.rcu(|present| {
-            if present.version < snapshot.version {
+            if present.older_than(snapshot.version) {
                 if snapshot.version < present.heard {
                     snapshot.withdrawn(present.heard)
                 } else {
@@ -269,7 +287,7 @@ impl Inner {
         at: StoreTime,
         asked: Moment,
     ) -> Result<(), TokenError> {
-        if row.version <= entry.snapshot().version {
+        if !entry.snapshot().older_than(row.version) {
             return Ok(());
         }
         let snapshot = match self.read(row, &entry.connector, at, asked) {
@@ -282,6 +300,26 @@ impl Inner {
         self.plan_ahead(entry, &snapshot);
         entry.adopt(snapshot);
         entry.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Takes what is durable in the spool, and what the row will be with it.
+    pub(super) fn adopt_ahead(
+        &self,
+        entry: &Arc<GrantEntry>,
+        row: &GrantRow,
+        at: StoreTime,
+        asked: Moment,
+    ) -> Result<(), TokenError> {
+        let in_use = self.grants.pin().get(&entry.id).cloned();
+        for entry in std::iter::once(entry).chain(&in_use) {
+            if entry.snapshot().version < row.version {
+                entry.adopt(Snapshot {
+                    ahead: true,
+                    ..self.read(row, &entry.connector, at, asked)?
+                });
+            }
+        }
         Ok(())
     }
 

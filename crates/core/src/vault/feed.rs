@@ -103,7 +103,7 @@ impl Vault {
                 Change::Grant(id, version) => {
                     // What this process has committed it need not read.
                     if let Some(entry) = inner.grants.pin().get(id)
-                        && entry.snapshot().version < *version
+                        && entry.snapshot().older_than(*version)
                     {
                         let newest = behind.entry(id.clone()).or_insert((entry.clone(), 0));
                         newest.1 = newest.1.max(*version);
@@ -114,6 +114,7 @@ impl Vault {
                     inner.orphans.store(true, Ordering::Release);
                 }
                 Change::Client(application, connector) => {
+                    inner.client_mended(application, connector);
                     inner.connections.pin().retain(|key, _| {
                         key.application != *application || key.service != *connector
                     });

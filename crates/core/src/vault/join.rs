@@ -15,11 +15,20 @@ use crate::{
     time::Moment,
 };
 
+/// What is known of a newer version.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct News {
+    /// The flight itself has refreshed it: another one could do no better.
+    pub(super) ours: bool,
+    /// When the store was last seen without it.
+    pub(super) not_before: Option<Moment>,
+}
+
 /// How a flight ended, for those who waited.
 #[derive(Clone, Debug)]
 pub(super) enum Landing {
     /// The snapshot is newer than what the flight set out from.
-    Newer,
+    Newer(News),
     /// It is not.
     Failed {
         error: TokenError,
@@ -77,6 +86,20 @@ impl Herald {
     pub(super) fn announce(&self, landing: Landing) {
         self.0.post(landing);
     }
+
+    /// Lets those who wait go on while the flight goes on. Who comes from now on, and needs more
+    /// than what is there, waits for its end.
+    pub(super) fn announce_ahead(&mut self, entry: &GrantEntry) {
+        let (herald, waiter) = Self::new();
+        if let Some(slot) = &mut *lock(&entry.slot) {
+            *slot = waiter;
+        }
+        let news = News {
+            ours: true,
+            not_before: None,
+        };
+        std::mem::replace(self, herald).announce(Landing::Newer(news));
+    }
 }
 
 impl Drop for Herald {
@@ -124,6 +147,11 @@ impl Inner {
             return Err(TokenError::NoRefreshToken);
         }
         if let Some(waiter) = &*slot {
+            // Whether what others commit comes after this question can only be told by a look
+            // after it.
+            if need == Need::Forced {
+                entry.changed.notify_waiters();
+            }
             return Ok(Joined::Flight(waiter.clone()));
         }
         // Taken before the question: a drain that begins after the answer waits for this flight.

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{Inner, entry::GrantEntry, join::Landing};
+use super::{
+    Inner,
+    entry::GrantEntry,
+    join::{Landing, News},
+};
 use crate::{
     error::TokenError,
     observe::{FlightOutcome, Signal},
     refresh::{
         flight::Ending,
-        ledger::{GrantRow, Standing},
+        ledger::{FailureKind, GrantRow, Standing},
     },
     time::{Moment, StoreTime},
 };
@@ -20,6 +24,7 @@ impl Inner {
         entry: &Arc<GrantEntry>,
         ending: Ending,
         asked: Moment,
+        not_before: Option<Moment>,
     ) -> (Landing, FlightOutcome) {
         let grant = &entry.id;
         let failed = |error, retry_at| Landing::Failed { error, retry_at };
@@ -31,10 +36,20 @@ impl Inner {
                     tracing::info!(grant = %grant, "refreshing works again");
                     self.observer.observe(&Signal::Recovered { grant });
                 }
-                (self.newer(entry, &row, at, asked), FlightOutcome::Refreshed)
+                let news = News {
+                    ours: true,
+                    not_before,
+                };
+                let landing = self.newer(entry, &row, at, asked, news);
+                (landing, FlightOutcome::Refreshed)
             }
             Ending::Adopted { row, at } => {
-                (self.newer(entry, &row, at, asked), FlightOutcome::Adopted)
+                let news = News {
+                    ours: false,
+                    not_before,
+                };
+                let landing = self.newer(entry, &row, at, asked, news);
+                (landing, FlightOutcome::Adopted)
             }
             Ending::Failed { row, at, first } => {
                 let Some(trouble) = row.trouble else {
@@ -51,12 +66,17 @@ impl Inner {
                 let retry_at = ours(at, trouble.retry_at);
                 self.look_again_at(retry_at, entry, row.version);
                 let kind = trouble.kind;
+                // A client that is refused needs a person: callers do not wait for the next try.
+                let worth_waiting = kind != FailureKind::Configuration;
                 let error = TokenError::Failed {
                     kind,
                     message: trouble.message,
                     retry_at: trouble.retry_at,
                 };
-                (failed(error, Some(retry_at)), FlightOutcome::Failed(kind))
+                (
+                    failed(error, worth_waiting.then_some(retry_at)),
+                    FlightOutcome::Failed(kind),
+                )
             }
             Ending::Deferred { row, at, until } => {
                 let retry_at = ours(at, until);
@@ -68,7 +88,8 @@ impl Inner {
                     why,
                     retry_at: until,
                 };
-                (failed(error, Some(retry_at)), FlightOutcome::Deferred)
+                // What is waited for is the old token's end, which serves until then.
+                (failed(error, None), FlightOutcome::Deferred)
             }
             Ending::Dead { row, first, .. } => {
                 let Standing::Dead { at, reason } = row.standing else {
@@ -123,9 +144,10 @@ impl Inner {
         row: &GrantRow,
         at: StoreTime,
         asked: Moment,
+        news: News,
     ) -> Landing {
         match self.adopt_everywhere(entry, row, at, asked) {
-            Ok(()) => Landing::Newer,
+            Ok(()) => Landing::Newer(news),
             Err(error) => {
                 tracing::error!(grant = %entry.id, %error, "a newer version cannot be read");
                 Landing::Failed {

@@ -6,7 +6,7 @@ use super::{
     Inner, Vault,
     distrust::{Distrust, Newest, Remedy},
     entry::{GrantEntry, Snapshot},
-    join::{Joined, Landing},
+    join::{Joined, Landing, News},
     resolve::Resolved,
     token::{Held, Token},
 };
@@ -14,7 +14,10 @@ use crate::{
     error::TokenError,
     id::ConnectionKey,
     observe::{Served, Signal},
-    refresh::ledger::Need,
+    refresh::{
+        ledger::Need,
+        waiting::{Then, Wait, Waiting},
+    },
     sync::{atomic::Ordering, lock},
     time::Moment,
 };
@@ -107,9 +110,13 @@ impl Vault {
     ) -> Result<Held, TokenError> {
         let deadline = self.inner.clock.now() + wait;
         let resolved = self.resolve_by(connection, deadline).await?;
-        // What other processes have committed before this call does not satisfy it.
-        let reload = self.inner.reload(&resolved.grant);
-        self.inner.within(deadline, reload).await?;
+        if !resolved.grant.snapshot().refreshable {
+            // A person may have authorized it anew.
+            let reload = self.inner.reload(&resolved.grant);
+            self.inner.within(deadline, reload).await?;
+        }
+        // What other processes have committed by now does not satisfy it: a forced flight begins
+        // with a look at the store, and one that is under way knows when it has looked.
         let snapshot = resolved.grant.snapshot();
         if !snapshot.refreshable {
             return match snapshot.alive(self.inner.clock.now()) {
@@ -254,7 +261,22 @@ impl Vault {
     ) -> Result<(Held, Served), TokenError> {
         let Inner { clock, config, .. } = &*self.inner;
         let begun = clock.now();
-        let mut landings = 0;
+        let waiting = Waiting {
+            begun,
+            deadline,
+            stale_wait: config.stale_wait,
+            old_token_survives: entry.connector.refresh.old_token_survives == Some(true),
+        };
+        // The old token, where it will do until there is a better one.
+        let old = || {
+            let snapshot = entry.snapshot();
+            let stale = need.of(seen, snapshot.version) == Need::Stale;
+            (stale && snapshot.alive(clock.now())).then(|| Held::of(snapshot))?
+        };
+        let (mut landings, mut refreshed) = (0, false);
+        // A forced refresh wants a version that was committed after it was asked for, or by a
+        // flight of this process that it has joined.
+        let mut after = need != Need::Forced;
         loop {
             if entry.snapshot().replaced() {
                 // What others have made of it is to be known before anything else is done.
@@ -264,52 +286,60 @@ impl Vault {
             }
             let enough = |newer: &Snapshot| {
                 let now = clock.now();
-                newer.fresh(now) || landings >= ENOUGH_LANDINGS && newer.good_since(begun, now)
+                let after = after || newer.refreshed.is_some_and(|at| at >= begun);
+                let good = newer.fresh(now)
+                    || refreshed && newer.fleeting()
+                    || landings >= ENOUGH_LANDINGS && newer.good_since(begun, now);
+                after && good
             };
             let waiter = match self.inner.join(entry, need, seen, enough)? {
                 Joined::Newer(token) => return Ok((token, Served::Joined)),
                 Joined::Flight(waiter) => waiter,
             };
             let now = clock.now();
-            // Somebody who can be served with the old token need not wait for ever.
-            let alive = |now| {
-                let snapshot = entry.snapshot();
-                match need.of(seen, snapshot.version) {
-                    Need::Stale if snapshot.alive(now) => Held::of(snapshot),
-                    _ => None,
-                }
-            };
-            let patience = match alive(now) {
-                Some(_) => deadline.min(begun + config.stale_wait),
-                None => deadline,
+            let token = old();
+            let patience = match (waiting.wait(now, token.as_ref().map(Held::old)), token) {
+                (Wait::Not, Some(token)) => return Ok((token, Served::Stale)),
+                (Wait::Until(patience), _) => patience,
+                (Wait::Not, None) => deadline,
             };
             let landing = tokio::select! {
                 biased;
                 landing = waiter.landed() => Some(landing),
                 () = clock.sleep(now.until(patience)) => None,
             };
-            let now = clock.now();
-            let (error, retry_at) = match landing {
+            let (now, token) = (clock.now(), old());
+            let life = token.as_ref().map(Held::old);
+            let (then, error) = match landing {
                 // A version was saved for its refresh token; to ask again at once would help nobody.
-                Some(Landing::Newer) if entry.snapshot().token.is_none() => {
-                    (TokenError::UnusableToken, None)
+                Some(Landing::Newer(_)) if entry.snapshot().token.is_none() => {
+                    (Then::GiveUp, TokenError::UnusableToken)
                 }
-                Some(Landing::Newer) if now < deadline => {
+                Some(Landing::Newer(News { ours, not_before })) if now < deadline => {
                     landings += 1;
+                    refreshed |= ours;
+                    after |= ours || not_before.is_some_and(|at| at >= begun);
                     continue;
                 }
-                Some(Landing::Failed { error, retry_at }) => (error, retry_at),
-                // The old token was worth waiting a little for, and has died meanwhile: now the
-                // whole of the caller's patience counts.
-                None if now < deadline && alive(now).is_none() => continue,
-                Some(Landing::Newer) | None => (overdue(begun, now), None),
+                Some(Landing::Failed { error, retry_at }) => {
+                    (waiting.failed(life, retry_at), error)
+                }
+                Some(Landing::Newer(_)) | None => {
+                    (waiting.out_of_patience(now, life), overdue(begun, now))
+                }
             };
-            if let Some(token) = alive(now) {
-                return Ok((token, Served::Stale));
-            }
-            match retry_at.filter(|at| *at < deadline && *at < begun + config.retry_wait) {
-                Some(at) => clock.sleep(now.until(at)).await,
-                None => return Err(error),
+            match (then, token) {
+                (Then::ServeOld, Some(token)) => return Ok((token, Served::Stale)),
+                (Then::WaitOn, _) => {}
+                (Then::TryAgainAt(at), _) => {
+                    tokio::select! {
+                        biased;
+                        () = clock.sleep(now.until(at)) => {}
+                        () = entry.changed.notified() => {}
+                        () = self.inner.recovered.notified() => {}
+                    }
+                }
+                (Then::GiveUp | Then::ServeOld, _) => return Err(error),
             }
         }
     }

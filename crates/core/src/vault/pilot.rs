@@ -3,28 +3,25 @@
 //! It decides nothing about the protocol. It is a task of its own: callers wait for it, none owns
 //! it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use super::{
-    Inner,
-    entry::GrantEntry,
-    join::Herald,
-    provider::{Granted, Judged},
-};
+use super::{Inner, entry::GrantEntry, join::Herald, provider::Granted};
 use crate::{
-    id::OwnerId,
+    id::{ApplicationId, ConnectorId, OwnerId},
     observe::Signal,
     refresh::{
-        flight::{Effect, Ending, Event, Flight, Outcome, Plan, Stored},
+        flight::{Effect, Ending, Event, Fault, Flight, Outcome, Plan, Stored},
         gate::{Admission, Gate},
         ledger::{
-            ClaimReply, ClaimRequest, CommitRequest, FailureKind, GrantRow, Need, SettleRequest,
+            ClaimReply, ClaimRequest, CommitReply, CommitRequest, FailureKind, GrantRow, Need,
+            SettleRequest,
         },
+        replay::answer_patience,
     },
     seal::Purpose,
     store::{Stamped, StoreResult},
     sync::{atomic::Ordering, lock},
-    time::{Moment, StoreTime},
+    time::{Boxed, Moment, StoreTime},
     transport::{LastLook, Patience},
 };
 
@@ -34,15 +31,16 @@ pub(super) async fn fly(
     entry: Arc<GrantEntry>,
     need: Need,
     seen: u64,
-    herald: Herald,
+    mut herald: Herald,
 ) {
     // Whatever happens, even a panic: the slot is left, so that the next caller starts anew.
     let guard = SlotGuard(&entry);
     inner.observer.observe(&Signal::FlightBegan);
     let began = inner.clock.now();
     let mut pilot = Pilot::new(&inner, &entry, need, seen);
-    let ending = pilot.fly(seen).await;
-    let (landing, outcome) = inner.land(&entry, ending, pilot.asked);
+    let ending = pilot.fly(&mut herald).await;
+    let not_before = pilot.seen.last_without();
+    let (landing, outcome) = inner.land(&entry, ending, pilot.asked, not_before);
     drop(guard);
     inner.observer.observe(&Signal::FlightEnded {
         outcome,
@@ -62,6 +60,29 @@ impl Drop for SlotGuard<'_> {
     }
 }
 
+/// The versions that were found in the store, and when it was asked.
+#[derive(Default)]
+struct Seen {
+    newest: Option<(u64, Moment)>,
+    before: Option<Moment>,
+}
+
+impl Seen {
+    fn note(&mut self, version: u64, asked: Moment) {
+        if let Some((newest, at)) = self.newest
+            && newest < version
+        {
+            self.before = Some(at);
+        }
+        self.newest = Some((version, asked));
+    }
+
+    /// When the store was last asked and did not have the newest version yet.
+    fn last_without(&self) -> Option<Moment> {
+        self.before
+    }
+}
+
 struct Pilot<'a> {
     inner: &'a Arc<Inner>,
     entry: &'a Arc<GrantEntry>,
@@ -70,11 +91,17 @@ struct Pilot<'a> {
     /// Our time before the newest store statement was asked, and the store's time of its reply.
     asked: Moment,
     stamp: StoreTime,
-    /// The spool entry that this flight has made.
+    seen: Seen,
+    /// A commit that has no reply yet, and our time when it was asked for.
+    saving: Option<(Moment, Boxed<'static, Saved>)>,
+    /// The spool entry that this flight makes, and its writing while that goes on.
     spooled: Option<String>,
+    spooling: Option<Boxed<'static, Result<(), String>>>,
     /// Its turn at the token endpoint's gate.
     turn: Option<Moment>,
 }
+
+type Saved = StoreResult<Stamped<CommitReply>>;
 
 impl<'a> Pilot<'a> {
     fn new(inner: &'a Arc<Inner>, entry: &'a Arc<GrantEntry>, need: Need, seen: u64) -> Self {
@@ -88,18 +115,23 @@ impl<'a> Pilot<'a> {
                 policy: entry.connector.refresh.replay,
                 claim_ttl: inner.config.claim_ttl,
                 poll: inner.config.claim_poll,
+                confirm_within: inner.config.confirm_within,
+                well_since: inner.gate(entry, |gate| gate.well_since()),
                 chance: inner.chance.fraction(),
             },
             owner: OwnerId::new(format!("{}-{number}", inner.name)),
             asked: inner.clock.now(),
             stamp: StoreTime(0),
+            seen: Seen::default(),
+            saving: None,
             spooled: None,
+            spooling: None,
             turn: None,
         }
     }
 
-    async fn fly(&mut self, seen: u64) -> Ending {
-        tracing::debug!(grant = %self.entry.id, seen, need = ?self.plan.need, "refresh flight begins");
+    async fn fly(&mut self, herald: &mut Herald) -> Ending {
+        tracing::debug!(grant = %self.entry.id, seen = self.plan.seen, need = ?self.plan.need, "refresh flight begins");
         let mut flight = Flight::new(self.plan.clone());
         let mut event = Event::Begin;
         loop {
@@ -107,38 +139,48 @@ impl<'a> Pilot<'a> {
             flight = next;
             event = match effect {
                 Effect::Look => {
-                    Event::Looked(self.stored(self.inner.store.grant(&self.entry.id)).await)
+                    let stored = self.stored(self.inner.store.grant(&self.entry.id)).await;
+                    if let Stored::Ok(Some(row), _) = &stored {
+                        self.seen.note(row.version, self.asked);
+                    }
+                    Event::Looked(stored)
                 }
                 Effect::Admit => Event::Admitted(self.admit()),
-                Effect::Claim => {
+                Effect::Claim { seen, pardoned } => {
                     let request = ClaimRequest {
                         grant: self.entry.id.clone(),
-                        seen: self.plan.seen,
+                        seen,
                         owner: self.owner.clone(),
                         ttl: self.plan.claim_ttl,
                         need: self.plan.need,
                         policy: self.plan.policy,
+                        pardoned,
                     };
                     let stored = self.stored(self.inner.store.claim(request)).await;
-                    if !matches!(stored, Stored::Ok(ClaimReply::Claimed(_), _)) {
-                        self.gate(Gate::unused);
+                    match &stored {
+                        Stored::Ok(ClaimReply::Claimed(row), _) => {
+                            self.seen.note(row.version, self.asked);
+                        }
+                        Stored::Ok(ClaimReply::Held(row) | ClaimReply::Newer(row), _) => {
+                            self.seen.note(row.version, self.asked);
+                            self.gate(Gate::unused);
+                        }
+                        _ => self.gate(Gate::unused),
                     }
                     Event::Claimed(stored)
                 }
                 Effect::Send { row, not_after } => {
                     Event::Answered(self.send(&row, not_after).await)
                 }
-                Effect::Commit { row, granted } => {
-                    let request = self.commit_request(&row, &granted);
-                    let stored = self.stored(self.inner.store.commit(request)).await;
-                    if let Stored::Down(why) = &stored {
-                        tracing::error!(grant = %row.id, %why, "a granted token could not be saved; it is kept and tried again");
-                    }
-                    Event::Committed(stored)
-                }
-                Effect::Spool { row, granted } => {
-                    self.spool(&row, &granted).await;
-                    Event::Spooled
+                Effect::Commit {
+                    row,
+                    granted,
+                    within,
+                } => self.commit(&row, &granted, within).await,
+                Effect::Spool { row, granted } => self.spool(&row, &granted).await,
+                Effect::Serve { row, granted } => {
+                    self.serve(*row, &granted, herald);
+                    Event::Served
                 }
                 Effect::Settle { row, verdict } => {
                     let request = SettleRequest {
@@ -149,7 +191,7 @@ impl<'a> Pilot<'a> {
                     };
                     Event::Settled(self.stored(self.inner.store.settle(request)).await)
                 }
-                Effect::Revoke { granted, .. } => {
+                Effect::Revoke { granted } => {
                     // A task of its own: what stands now is known, and nobody waits for the
                     // provider to hear of what does not.
                     let (inner, entry) = (self.inner.clone(), self.entry.clone());
@@ -166,6 +208,10 @@ impl<'a> Pilot<'a> {
                         () = self.inner.clock.sleep(pause) => {}
                         () = self.entry.changed.notified() => {}
                     }
+                    Event::Woken
+                }
+                Effect::Rest(pause) => {
+                    self.inner.clock.sleep(pause).await;
                     Event::Woken
                 }
                 Effect::Finish(ending) => return ending,
@@ -188,37 +234,32 @@ impl<'a> Pilot<'a> {
     }
 
     fn gate<R>(&self, ask: impl FnOnce(&mut Gate) -> R) -> R {
-        let key = (
-            self.entry.application.clone(),
-            self.entry.connector.id.clone(),
-        );
-        let mut gates = lock(&self.inner.gates);
-        ask(gates
-            .entry(key)
-            .or_insert_with(|| Gate::new(self.entry.connector.gate_limits())))
+        self.inner.gate(self.entry, ask)
     }
 
     fn admit(&mut self) -> Admission {
         let now = self.inner.clock.now();
         let mut turn = self.turn.take();
-        let admission = self.gate(|gate| gate.admit(now, &mut turn));
+        let admission = self.gate(|gate| gate.admit(now, self.plan.need, &mut turn));
         self.turn = turn;
         admission
     }
 
     /// Uses the refresh token, extending the claim while the provider thinks.
-    async fn send(&self, row: &GrantRow, not_after: Moment) -> Outcome<Arc<Granted>> {
+    async fn send(&mut self, row: &GrantRow, not_after: Moment) -> Outcome<Arc<Granted>> {
         let prepared = match self.inner.prepare(self.entry, row).await {
             Ok(prepared) => prepared,
             Err(message) => {
                 self.gate(Gate::unused);
                 return Outcome::Failed {
                     kind: FailureKind::Configuration,
+                    fault: Fault::Grant,
                     message,
                     retry_after: None,
                 };
             }
         };
+        let inner = self.inner;
         let Inner {
             config,
             clock,
@@ -226,46 +267,57 @@ impl<'a> Pilot<'a> {
             store,
             observer,
             ..
-        } = &**self.inner;
+        } = &**inner;
+        let (stamp, asked) = (self.stamp, self.asked);
+        let store_now = |now| stamp + asked.until(now);
+        let stated = self.entry.connector.token.answer_timeout();
         let patience = Patience {
             connect: config.connect_timeout.min(config.claim_ttl / 2),
-            answer: config.answer_timeout,
+            answer: answer_patience(
+                self.plan.policy,
+                stated.unwrap_or(config.answer_timeout),
+                row.expires_at,
+                store_now(clock.now()),
+            ),
             not_after: Some(not_after),
             last_look: self.last_look(row),
         };
-        let exchange = transport.exchange(prepared.request.clone(), patience);
-        tokio::pin!(exchange);
-        let mut lost = false;
-        let answer = loop {
-            tokio::select! {
-                biased;
-                answer = &mut exchange => break answer,
-                () = clock.sleep(config.claim_ttl / 3) => {}
-            }
-            // A claim that is lost, or cannot be extended, is no reason to hang up: the answer
-            // that is under way may be the only living token, and is adopted while no other
-            // version is committed.
-            if let Ok(false) = store.extend(&row.id, row.epoch, config.claim_ttl).await
-                && !lost
-            {
-                lost = true;
-                tracing::warn!(grant = %row.id, "the claim was taken over while waiting for the provider");
-                observer.observe(&Signal::ClaimLost { grant: &row.id });
+        let keep_claim = async {
+            loop {
+                clock.sleep(config.claim_ttl / 3).await;
+                // A claim that is lost, or cannot be extended, is no reason to hang up: the answer
+                // that is under way may be the only living token, and is adopted while no other
+                // version is committed.
+                if let Ok(false) = store.extend(&row.id, row.epoch, config.claim_ttl).await {
+                    tracing::warn!(grant = %row.id, "the claim was taken over while waiting for the provider");
+                    observer.observe(&Signal::ClaimLost { grant: &row.id });
+                    return std::future::pending::<()>().await;
+                }
             }
         };
+        // Both at once: a store that takes its time does not keep the answer waiting, nor the
+        // answer's own time limits from being looked at.
+        let answer = tokio::select! {
+            biased;
+            answer = transport.exchange(prepared.request.clone(), patience) => answer,
+            () = keep_claim => unreachable!("a claim is kept for as long as it takes"),
+        };
         let now = clock.now();
-        let store_now = self.stamp + self.asked.until(now);
-        let Judged {
-            outcome,
-            of_this_grant,
-        } = self.inner.judge(self.entry, &prepared, answer, store_now);
-        match &outcome {
-            Outcome::Granted(_) | Outcome::Refused { .. } => self.gate(Gate::well),
-            Outcome::Failed { .. } if of_this_grant => self.gate(Gate::well),
+        let outcome = self
+            .inner
+            .judge(self.entry, &prepared, answer, store_now(now));
+        let over = match &outcome {
+            Outcome::Granted(_) | Outcome::Refused { .. } => self.gate(|gate| gate.well(now)),
             Outcome::Failed {
-                kind, retry_after, ..
-            } => self.gate(|gate| gate.ill(*kind, *retry_after, now)),
-            Outcome::TooLate => self.gate(Gate::unused),
+                fault, retry_after, ..
+            } => self.gate(|gate| gate.ill(*fault, *retry_after, now)),
+            Outcome::TooLate => {
+                self.gate(Gate::unused);
+                false
+            }
+        };
+        if over {
+            self.inner.recovered.notify_waiters();
         }
         outcome
     }
@@ -311,34 +363,142 @@ impl<'a> Pilot<'a> {
         }
     }
 
-    async fn spool(&mut self, row: &GrantRow, granted: &Granted) {
-        let request = self.commit_request(row, granted);
-        let name = format!("{}-{}-{}", row.id, row.version, row.epoch);
-        lock(&self.inner.spooling).insert(name.clone());
-        self.spooled = Some(name.clone());
-        match self
-            .inner
-            .spool
-            .put(&name, &self.inner.spool_bytes(row, &request, granted))
-            .await
-        {
-            Ok(()) => {
-                tracing::warn!(grant = %row.id, "the store is down; the granted token waits in the spool");
+    /// Commits, or goes on with the commit that is under way.
+    async fn commit(
+        &mut self,
+        row: &GrantRow,
+        granted: &Granted,
+        within: Option<Duration>,
+    ) -> Event<Arc<Granted>> {
+        let clock = &self.inner.clock;
+        let (asked, mut reply) = self.saving.take().unwrap_or_else(|| {
+            let (store, request) = (self.inner.store.clone(), self.commit_request(row, granted));
+            let commit = Box::pin(async move { store.commit(request).await });
+            (clock.now(), commit)
+        });
+        let impatient = async {
+            match within {
+                Some(within) => clock.sleep(within).await,
+                None => std::future::pending().await,
             }
-            Err(why) => {
-                tracing::error!(grant = %row.id, %why, "the store is down and the spool cannot be written; the granted token is only in memory");
+        };
+        let saved = tokio::select! {
+            biased;
+            saved = &mut reply => saved,
+            () = impatient => {
+                self.saving = Some((asked, reply));
+                return Event::Unconfirmed;
             }
-        }
-        self.inner.note_spool_depth().await;
+        };
+        self.saved(row, asked, saved)
     }
 
-    async fn unspool(&self) {
+    fn saved(&mut self, row: &GrantRow, asked: Moment, saved: Saved) -> Event<Arc<Granted>> {
+        self.asked = asked;
+        Event::Committed(match saved {
+            Ok(stamped) => {
+                self.stamp = stamped.at;
+                Stored::Ok(stamped.value, stamped.at)
+            }
+            Err(error) => {
+                tracing::error!(grant = %row.id, %error, "a granted token could not be saved; it is kept and tried again");
+                Stored::Down(error.to_string())
+            }
+        })
+    }
+
+    /// Writes the spool's entry, unless a commit that is under way is quicker.
+    async fn spool(&mut self, row: &GrantRow, granted: &Granted) -> Event<Arc<Granted>> {
+        let request = self.commit_request(row, granted);
+        let name = format!("{}-{}-{}", row.id, row.version, row.epoch);
+        let bytes = self.inner.spool_bytes(row, &request, granted);
+        let mut put: Boxed<'static, _> = {
+            let (spool, name) = (self.inner.spool.clone(), name.clone());
+            Box::pin(async move { spool.put(&name, &bytes).await })
+        };
+        lock(&self.inner.spooling).insert(name.clone());
+        self.inner.note_spool_depth();
+        self.spooled = Some(name);
+        let reply = async {
+            match &mut self.saving {
+                Some((asked, reply)) => (*asked, reply.await),
+                None => std::future::pending().await,
+            }
+        };
+        let kept = tokio::select! {
+            biased;
+            (asked, saved) = reply => {
+                self.saving = None;
+                // What is being written is still to be removed.
+                self.spooling = Some(put);
+                return self.saved(row, asked, saved);
+            }
+            kept = &mut put => kept,
+        };
+        match &kept {
+            Ok(()) => {
+                tracing::warn!(grant = %row.id, "the store has not taken the granted token yet; it is safe in the spool");
+            }
+            Err(why) => {
+                tracing::error!(grant = %row.id, %why, "the store has not taken the granted token, and the spool cannot be written; it is only in memory");
+            }
+        }
+        Event::Spooled(kept.is_ok())
+    }
+
+    /// Gives callers what is durable in the spool, as the version that it will be.
+    fn serve(&self, row: GrantRow, granted: &Granted, herald: &mut Herald) {
+        let mut row = row;
+        row.commit(self.commit_request(&row, granted));
+        let now = self.inner.clock.now();
+        let at = self.stamp + self.asked.until(now);
+        match self.inner.adopt_ahead(self.entry, &row, at, now) {
+            Ok(()) => {
+                tracing::info!(grant = %row.id, version = row.version, "the token in the spool is served until the store takes it");
+                herald.announce_ahead(self.entry);
+            }
+            Err(error) => {
+                tracing::error!(grant = %row.id, %error, "what is in the spool cannot be read");
+            }
+        }
+    }
+
+    async fn unspool(&mut self) {
         if let Some(name) = &self.spooled {
+            if let Some(put) = self.spooling.take() {
+                // Whether it was written or not: it goes.
+                let _ = put.await;
+            }
             if let Err(why) = self.inner.spool.remove(name).await {
                 tracing::warn!(%why, "a spool entry that is not needed any more is left behind");
             }
             lock(&self.inner.spooling).remove(name);
-            self.inner.note_spool_depth().await;
+            self.inner.note_spool_depth();
         }
+    }
+}
+
+impl Inner {
+    /// The gate of a grant's token endpoint and client.
+    pub(super) fn gate<R>(&self, entry: &GrantEntry, ask: impl FnOnce(&mut Gate) -> R) -> R {
+        let key = (entry.application.clone(), entry.connector.id.clone());
+        let mut gates = lock(&self.gates);
+        ask(gates
+            .entry(key)
+            .or_insert_with(|| Gate::new(entry.connector.gate_limits())))
+    }
+
+    /// An OAuth client was set: what its grants were refused for may be mended.
+    pub(super) fn client_mended(&self, application: &ApplicationId, connector: &ConnectorId) {
+        let Some(connector) = self.catalogue.find(connector.as_str()) else {
+            return;
+        };
+        let now = self.clock.now();
+        let key = (application.clone(), connector.id.clone());
+        lock(&self.gates)
+            .entry(key)
+            .or_insert_with(|| Gate::new(connector.gate_limits()))
+            .mended(now);
+        self.recovered.notify_waiters();
     }
 }

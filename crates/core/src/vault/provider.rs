@@ -16,7 +16,7 @@ use crate::{
         TokenRequest, TokenResponse, TokenSet,
     },
     refresh::{
-        flight::Outcome,
+        flight::{Fault, Outcome},
         ledger::{FailureKind, GrantRow},
         schedule,
     },
@@ -34,29 +34,15 @@ pub(super) struct Granted {
     pub(super) keep_alive: Option<Duration>,
 }
 
-/// What an answer means for the flight, and for the gate of its client.
-pub(super) struct Judged {
-    pub(super) outcome: Outcome<Arc<Granted>>,
-    /// A failure that says nothing about other grants of the client.
-    pub(super) of_this_grant: bool,
-}
-
-impl From<Outcome<Arc<Granted>>> for Judged {
-    fn from(outcome: Outcome<Arc<Granted>>) -> Self {
-        Self {
-            outcome,
-            of_this_grant: false,
-        }
-    }
-}
-
 fn failed(
     kind: FailureKind,
+    fault: Fault,
     message: String,
     retry_after: Option<Duration>,
 ) -> Outcome<Arc<Granted>> {
     Outcome::Failed {
         kind,
+        fault,
         message,
         retry_after,
     }
@@ -218,15 +204,15 @@ impl Inner {
         prepared: &Prepared,
         answer: Result<Answer, TransportError>,
         now: StoreTime,
-    ) -> Judged {
+    ) -> Outcome<Arc<Granted>> {
         match answer {
             Ok(answer) => self.judge_answer(entry, prepared, &answer, now),
-            Err(TransportError::TooLate) => Outcome::TooLate.into(),
+            Err(TransportError::TooLate) => Outcome::TooLate,
             Err(TransportError::NotSent(message)) => {
-                failed(FailureKind::NotSent, message, None).into()
+                failed(FailureKind::NotSent, Fault::Endpoint, message, None)
             }
             Err(TransportError::NoAnswer(message)) => {
-                failed(FailureKind::Unknown, message, None).into()
+                failed(FailureKind::Unknown, Fault::Endpoint, message, None)
             }
         }
     }
@@ -237,7 +223,7 @@ impl Inner {
         prepared: &Prepared,
         answer: &Answer,
         now: StoreTime,
-    ) -> Judged {
+    ) -> Outcome<Arc<Granted>> {
         let secrets: Vec<&Secret> = prepared.secrets.iter().collect();
         let reply = oauth::read_token_reply(
             answer.status,
@@ -249,25 +235,38 @@ impl Inner {
         );
         match reply {
             TokenReply::Granted(response) => {
-                Outcome::Granted(Arc::new(self.granted(entry, prepared, response))).into()
+                Outcome::Granted(Arc::new(self.granted(entry, prepared, response)))
             }
             // Without a refresh token there is no grant to be dead: the client was refused.
-            TokenReply::Refused(refusal) if prepared.tokens.refresh_token.is_none() => {
-                failed(FailureKind::Configuration, refusal.to_string(), None).into()
-            }
+            TokenReply::Refused(refusal) if prepared.tokens.refresh_token.is_none() => failed(
+                FailureKind::Configuration,
+                Fault::Client,
+                refusal.to_string(),
+                None,
+            ),
             TokenReply::Refused(refusal) => Outcome::Refused {
                 reason: refusal.to_string(),
-            }
-            .into(),
+            },
             TokenReply::Throttled {
                 refusal,
                 retry_after,
-            } => failed(FailureKind::Throttled, refusal.to_string(), retry_after).into(),
-            TokenReply::Misconfigured { refusal, subject } => Judged {
-                outcome: failed(FailureKind::Configuration, refusal.to_string(), None),
-                of_this_grant: subject == Subject::Grant,
-            },
-            TokenReply::Unreadable { why } => failed(FailureKind::Unknown, why, None).into(),
+            } => failed(
+                FailureKind::Throttled,
+                Fault::Endpoint,
+                refusal.to_string(),
+                retry_after,
+            ),
+            TokenReply::Misconfigured { refusal, subject } => {
+                let fault = match subject {
+                    Subject::Client => Fault::Client,
+                    Subject::Endpoint => Fault::Endpoint,
+                    Subject::Grant => Fault::Grant,
+                };
+                failed(FailureKind::Configuration, fault, refusal.to_string(), None)
+            }
+            TokenReply::Unreadable { why } => {
+                failed(FailureKind::Unknown, Fault::Endpoint, why, None)
+            }
         }
     }
 

@@ -69,8 +69,8 @@ fn check(scheduler: impl Scheduler + 'static, scenario: impl Fn() + Send + Sync 
     shuttle::Runner::new(scheduler, config).run(scenario);
 }
 
-/// Time stands still. What sleeps for less than a second may wake up at any moment, what sleeps
-/// for longer never does.
+/// Time stands still. What sleeps for less than 400 ms may wake up at any moment, what sleeps for
+/// longer never does.
 #[derive(Debug)]
 struct StandStill;
 
@@ -81,7 +81,7 @@ impl Clock for StandStill {
 
     fn sleep(&self, duration: Duration) -> Boxed<'_, ()> {
         Box::pin(async move {
-            if duration >= Duration::from_secs(1) {
+            if duration >= Duration::from_millis(400) {
                 std::future::pending::<()>().await;
             }
             yield_now().await;
@@ -259,7 +259,8 @@ async fn open(store: &Arc<Busy>, keyring: &Keyring, provider: &Arc<Provider>) ->
         chance: Arc::new(SeededChance::new(1)),
         catalogue,
         config: VaultConfig {
-            retry_wait: Duration::ZERO,
+            // Shorter than any pause after a failure, so that nobody waits for a second try.
+            wait: Duration::from_millis(450),
             ..VaultConfig::default()
         },
     })

@@ -11,8 +11,15 @@ use http::HeaderValue;
 
 use super::entry::Snapshot;
 use crate::{
-    connector::Connector, error::TokenError, id::GrantId, oauth::TokenSet,
-    refresh::ledger::GrantRow, seal::SealError, secret::Secret, sync::Guard, time::StoreTime,
+    connector::Connector,
+    error::TokenError,
+    id::GrantId,
+    oauth::TokenSet,
+    refresh::{ledger::GrantRow, waiting::OldToken},
+    seal::SealError,
+    secret::Secret,
+    sync::Guard,
+    time::StoreTime,
 };
 
 /// An access token, ready to be sent.
@@ -128,6 +135,11 @@ impl Held {
     /// `None` if there is no token in it.
     pub(super) fn of(snapshot: Guard<Arc<Snapshot>>) -> Option<Self> {
         snapshot.token.is_some().then_some(Self(snapshot))
+    }
+
+    /// What a caller that waits for a better one needs to know of it.
+    pub(super) fn old(&self) -> OldToken {
+        OldToken(self.0.expires)
     }
 }
 

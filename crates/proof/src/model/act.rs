@@ -36,6 +36,8 @@ pub enum Act {
     AnswerLost(usize),
     /// A request whose sender has gone arrives.
     Arrive(usize),
+    /// A commit is not confirmed in time, and goes on.
+    Hang(usize),
     /// A flight's sleep is over.
     Wake(usize),
     /// A process dies, and with it its memory and its callers' requests.
@@ -120,7 +122,7 @@ impl Act {
             | Self::Throttle(_)
             | Self::RequestLost(..)
             | Self::AnswerLost(_) => Some(Kind::Wire),
-            Self::ReplyLost(_) | Self::StoreDown => Some(Kind::Store),
+            Self::ReplyLost(_) | Self::Hang(_) | Self::StoreDown => Some(Kind::Store),
             Self::Crash(_) => Some(Kind::Crash),
             Self::Pause(_) => Some(Kind::Pause),
             Self::Authorize | Self::Delete => Some(Kind::Person),
@@ -226,7 +228,7 @@ impl World {
         }
         let Some(air) = &replica.air else { return };
         match &air.doing {
-            Doing::Effect(Effect::Sleep(_)) => {
+            Doing::Effect(Effect::Sleep(_) | Effect::Rest(_)) => {
                 if self.wake_is_of_use(r) {
                     acts.push(Act::Wake(r));
                 }
@@ -237,10 +239,16 @@ impl World {
                     match effect {
                         Effect::Admit => acts.push(Act::Shut(r)),
                         Effect::Send { .. } => acts.push(Act::NotSent(r)),
-                        Effect::Claim | Effect::Commit { .. } | Effect::Settle { .. }
+                        Effect::Claim { .. } | Effect::Commit { .. } | Effect::Settle { .. }
                             if self.store_up =>
                         {
                             acts.push(Act::ReplyLost(r));
+                            if let Effect::Commit {
+                                within: Some(_), ..
+                            } = effect
+                            {
+                                acts.push(Act::Hang(r));
+                            }
                         }
                         _ => {}
                     }
@@ -275,7 +283,7 @@ impl World {
                 // The check of `not_after` and the write of the first byte are two steps, but
                 // a stop between them is assumed to be shorter than half of the claim.
                 Doing::Checked(_) if !scope.has(Mutant::LongGap) => true,
-                Doing::Effect(Effect::Sleep(_)) => {
+                Doing::Effect(Effect::Sleep(_) | Effect::Rest(_)) => {
                     replica.life == Life::Up && self.wake_is_of_use(r)
                 }
                 Doing::Effect(_) | Doing::Checked(_) => replica.life == Life::Up,
@@ -330,6 +338,7 @@ impl World {
             Act::Leave(r, c) => self.leave(r, c, scope),
             Act::Do(r) => self.perform(r, true, scope),
             Act::ReplyLost(r) => self.perform(r, false, scope),
+            Act::Hang(r) => self.event(r, Event::Unconfirmed, scope),
             Act::Shut(r) => self.shut(r, scope),
             Act::NotSent(r) => self.not_sent(r, scope),
             Act::Throttle(r) => self.throttle(r),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokenward::refresh::{
-    flight::{Event, Outcome},
+    flight::{Event, Fault, Outcome},
     ledger::{FailureKind, GrantRow},
     replay::ReplayPolicy,
 };
@@ -213,6 +213,7 @@ impl World {
 fn failed(kind: FailureKind) -> Outcome<Tokens> {
     Outcome::Failed {
         kind,
+        fault: Fault::Endpoint,
         message: String::new(),
         retry_after: None,
     }

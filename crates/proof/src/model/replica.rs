@@ -35,9 +35,9 @@ impl World {
         self.obtain(r, c, need, snapshot.version, snapshot.version, scope);
     }
 
-    /// `Vault::validate`: reads first, so that what is committed by now does not satisfy it.
+    /// `Vault::validate`: its flight looks first, so that what is committed by now does not satisfy
+    /// it.
     pub(super) fn force(&mut self, r: usize, c: usize, scope: &Scope) {
-        self.hear(r, scope);
         let Some(snapshot) = self.replicas[r].snapshot else {
             return;
         };
@@ -71,6 +71,8 @@ impl World {
             floor,
             laps: 0,
             began: false,
+            looked: None,
+            after: need != Why::Forced,
         });
         self.lap(r, c, scope);
     }
@@ -86,7 +88,9 @@ impl World {
         };
         // `Inner::join`.
         let now = self.moment();
-        if snapshot.version > wait.seen
+        let after = wait.after || wait.looked.is_some_and(|old| old < snapshot.version);
+        if after
+            && snapshot.version > wait.seen
             && (snapshot.fresh(now) || wait.laps > MOST_LAPS && snapshot.alive(now))
         {
             return self.serve(r, c, snapshot);
@@ -108,6 +112,8 @@ impl World {
             policy: scope.policy.replay(),
             claim_ttl: CLAIM,
             poll: Duration::from_millis(20),
+            confirm_within: Duration::from_millis(100),
+            well_since: None,
             chance: 0.0,
         };
         let owner = self.free_owner();
@@ -132,7 +138,12 @@ impl World {
             return;
         };
         let index = usize::try_from(snapshot.version - 1).expect("few");
-        if self.books.committed.get(index) != Some(&snapshot.tokens) {
+        let committed = self.books.committed.get(index) == Some(&snapshot.tokens);
+        let in_spool = self.replicas[r]
+            .spool
+            .iter()
+            .any(|letter| letter.tokens == snapshot.tokens);
+        if !(committed || snapshot.ahead && in_spool) {
             self.blame(Breach::Uncommitted);
         }
         if snapshot.version < wait.floor {
@@ -210,9 +221,17 @@ impl World {
             Doing::Answer(outcome) => return self.event(r, Event::Answered(outcome), scope),
         };
         let event = match effect {
-            Effect::Look => Event::Looked(self.read()),
+            Effect::Look => {
+                let stored = self.read();
+                if let Stored::Ok(Some(row), _) = &stored {
+                    self.looked(r, row.version);
+                }
+                Event::Looked(stored)
+            }
             Effect::Admit => Event::Admitted(Admission::Go),
-            Effect::Claim => Event::Claimed(self.claim(r, heard, scope)),
+            Effect::Claim { seen, pardoned } => {
+                Event::Claimed(self.claim(r, seen, pardoned, heard, scope))
+            }
             Effect::Send { row, not_after } => {
                 if self.moment() <= not_after || scope.has(Mutant::NoNotAfter) {
                     self.air(r).doing = Doing::Checked(row);
@@ -220,7 +239,7 @@ impl World {
                 }
                 Event::Answered(Outcome::TooLate)
             }
-            Effect::Commit { row, granted } => {
+            Effect::Commit { row, granted, .. } => {
                 Event::Committed(self.commit(Self::letter(&row, granted), heard, scope))
             }
             Effect::Spool { row, granted } => {
@@ -228,7 +247,11 @@ impl World {
                 if !scope.has(Mutant::NoSpool) {
                     self.replicas[r].spool.push(Self::letter(&row, granted));
                 }
-                Event::Spooled
+                Event::Spooled(true)
+            }
+            Effect::Serve { row, granted } => {
+                self.serve_ahead(r, &row, granted, scope);
+                Event::Served
             }
             Effect::Settle { row, verdict } => {
                 Event::Settled(self.settle(r, &row, verdict, heard, scope))
@@ -237,10 +260,20 @@ impl World {
                 self.families[usize::from(granted.family)].revoke();
                 Event::Revoked
             }
-            Effect::Sleep(_) => Event::Woken,
+            Effect::Sleep(_) | Effect::Rest(_) => Event::Woken,
             Effect::Finish(ending) => return self.land(r, ending, scope),
         };
         self.event(r, event, scope);
+    }
+
+    /// What a look finds is older than what is committed after it: those who had asked by then are
+    /// satisfied with that.
+    fn looked(&mut self, r: usize, version: u64) {
+        for caller in &mut self.replicas[r].callers {
+            if let Some(wait) = &mut caller.wait {
+                wait.looked.get_or_insert(version);
+            }
+        }
     }
 
     /// The gate says no.
@@ -264,6 +297,12 @@ impl World {
             .is_some_and(|held| self.books.open.contains(&held))
         {
             self.blame(Breach::Lost);
+        }
+        let ours = matches!(ending, Ending::Refreshed { .. });
+        for caller in &mut self.replicas[r].callers {
+            if let Some(wait) = &mut caller.wait {
+                wait.after |= ours;
+            }
         }
         let newer = match ending {
             Ending::Refreshed { row, .. } | Ending::Adopted { row, .. } => {
@@ -298,7 +337,10 @@ impl World {
         let present = self.replicas[r]
             .snapshot
             .map_or(0, |present| present.version);
-        if present < snapshot.version || scope.has(Mutant::SnapshotGoesBack) {
+        let ahead = self.replicas[r]
+            .snapshot
+            .is_some_and(|present| present.ahead && present.version == snapshot.version);
+        if present < snapshot.version || ahead || scope.has(Mutant::SnapshotGoesBack) {
             self.replicas[r].snapshot = Some(snapshot);
         }
         if self.replicas[r]
@@ -313,6 +355,28 @@ impl World {
     pub(super) fn hear(&mut self, r: usize, scope: &Scope) {
         if let Some(row) = self.row.clone() {
             self.publish(r, &row, scope);
+        }
+    }
+
+    /// `Pilot::serve`: what is in the spool, as the version that it will be.
+    fn serve_ahead(&mut self, r: usize, row: &GrantRow, granted: Tokens, scope: &Scope) {
+        let mut row = row.clone();
+        row.commit(Self::letter(&row, granted).request());
+        let ahead = Snapshot {
+            ahead: true,
+            ..Snapshot::of(&row)
+        };
+        if self.replicas[r]
+            .snapshot
+            .is_some_and(|present| present.version < ahead.version)
+        {
+            self.replicas[r].snapshot = Some(ahead);
+        }
+        for c in 0..self.replicas[r].callers.len() {
+            if let Some(wait) = &mut self.replicas[r].callers[c].wait {
+                wait.after = true;
+                self.lap(r, c, scope);
+            }
         }
     }
 

@@ -3,15 +3,16 @@
 use tokenward::refresh::{
     flight::Stored,
     ledger::{
-        Claim, ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply,
-        SettleRequest, Standing, Verdict,
+        Claim, ClaimReply, ClaimRequest, CommitReply, GrantRow, SettleReply, SettleRequest,
+        Standing, Verdict,
     },
     replay::ReplayPolicy,
 };
+use tokenward::time::StoreTime;
 
 use super::{
     Breach, Mutant, Scope, Tokens, World,
-    world::{CLAIM, LIFETIME, Letter, owner_id},
+    world::{CLAIM, Letter, owner_id},
 };
 
 impl World {
@@ -33,11 +34,18 @@ impl World {
         self.stored(true, |world| world.row.clone())
     }
 
-    pub(super) fn claim(&mut self, r: usize, heard: bool, scope: &Scope) -> Stored<ClaimReply> {
+    pub(super) fn claim(
+        &mut self,
+        r: usize,
+        seen: u64,
+        pardoned: Option<StoreTime>,
+        heard: bool,
+        scope: &Scope,
+    ) -> Stored<ClaimReply> {
         let air = self.air(r);
         let request = ClaimRequest {
             grant: "g".into(),
-            seen: air.plan.seen,
+            seen,
             owner: owner_id(air.owner),
             ttl: air.plan.claim_ttl,
             need: air.plan.need,
@@ -46,6 +54,7 @@ impl World {
             } else {
                 air.plan.policy
             },
+            pardoned,
         };
         let stored = self.stored(heard, |world| {
             let now = world.store_time();
@@ -78,20 +87,11 @@ impl World {
         let Letter {
             base,
             epoch,
-            sent_at,
             tokens,
+            ..
         } = letter;
         self.stored(heard, |world| {
-            let mut request = CommitRequest {
-                grant: "g".into(),
-                base,
-                epoch,
-                sent_at,
-                sealed: tokens.seal(),
-                lifetime: Some(LIFETIME),
-                keep_alive: None,
-                fingerprint: None,
-            };
+            let mut request = letter.request();
             let used = world.books.committed[usize::try_from(base - 1).expect("few")].seal();
             let Some(row) = &mut world.row else {
                 if heard && world.close(tokens) {

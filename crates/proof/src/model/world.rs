@@ -9,7 +9,7 @@ use tokenward::{
     id::OwnerId,
     refresh::{
         flight::{Effect, Flight, Outcome, Plan},
-        ledger::{GrantRow, Need},
+        ledger::{CommitRequest, GrantRow, Need},
         schedule,
     },
     time::{Moment, StoreTime},
@@ -113,6 +113,8 @@ pub struct Snapshot {
     pub refreshed: Option<Moment>,
     /// The margin for its lifetime.
     pub margin: Duration,
+    /// Whether it is durable in the spool only.
+    pub ahead: bool,
 }
 
 impl Snapshot {
@@ -125,6 +127,7 @@ impl Snapshot {
             expires: ours(row.expires_at.expect("tokens of the model expire")),
             refreshed: row.refreshed_at.map(ours),
             margin: schedule::margin(MARGIN, row.lifetime),
+            ahead: false,
         }
     }
 
@@ -201,6 +204,22 @@ pub struct Letter {
     pub tokens: Tokens,
 }
 
+impl Letter {
+    /// What the store is asked with it.
+    pub fn request(self) -> CommitRequest {
+        CommitRequest {
+            grant: "g".into(),
+            base: self.base,
+            epoch: self.epoch,
+            sent_at: self.sent_at,
+            sealed: self.tokens.seal(),
+            lifetime: Some(LIFETIME),
+            keep_alive: None,
+            fingerprint: None,
+        }
+    }
+}
+
 /// A caller of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller {
@@ -224,6 +243,10 @@ pub struct Wait {
     pub laps: u8,
     /// Whether the present flight was begun by it.
     pub began: bool,
+    /// The version that the first look after its question found.
+    pub looked: Option<u64>,
+    /// Whether a newer version is known to have been committed after its question.
+    pub after: bool,
 }
 
 /// [`Need`], ordered.

@@ -113,6 +113,8 @@ pub(super) struct Books {
     pub(super) lives: Vec<LifeBook>,
     /// The grant and version of each access token that was committed.
     pub(super) committed: BTreeMap<String, (GrantId, u64)>,
+    /// Of each that was durable in a spool, and the version that it is to be.
+    pub(super) spooled: BTreeMap<String, (GrantId, u64)>,
     pub(super) counts: Counts,
     pub(super) violations: Vec<Violation>,
     hash: u64,
@@ -133,6 +135,7 @@ impl Books {
                 .collect(),
             lives: Vec::new(),
             committed: BTreeMap::new(),
+            spooled: BTreeMap::new(),
             counts: Counts::default(),
             violations: Vec::new(),
             hash: 0xcbf2_9ce4_8422_2325,

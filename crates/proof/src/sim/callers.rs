@@ -150,11 +150,10 @@ impl World {
             );
         }
         let mut found = Vec::new();
-        let known = books
-            .committed
-            .get(&token_text("at", family, access))
-            .cloned();
-        match known {
+        // Durable in the store, or in the spool of a process that the store does not answer.
+        let name = token_text("at", family, access);
+        let known = books.committed.get(&name).or(books.spooled.get(&name));
+        match known.cloned() {
             None => found.push(("commit before use", format!("{text} was never committed"))),
             Some((grant, committed)) => {
                 if committed != version {
@@ -165,7 +164,14 @@ impl World {
                 }
                 if asked.grant.as_ref() == Some(&grant) {
                     let forced = question == Question::Validate;
-                    if version < asked.floor || (forced && version <= asked.newest) {
+                    // A flight of the same process was under way until its commit was confirmed.
+                    let own = version > asked.floor
+                        && books.families[family]
+                            .sends
+                            .iter()
+                            .any(|send| send.granted == Some(access) && send.by == process.number);
+                    let forced = forced && version <= asked.newest && !own;
+                    if version < asked.floor || forced {
                         found.push((
                             "I3",
                             format!(

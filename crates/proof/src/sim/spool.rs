@@ -13,7 +13,7 @@ use tokenward::{
 };
 
 use super::{
-    books::{FamilyId, Fate, read_token},
+    books::{FamilyId, Fate, read_token, token_text},
     scenario::Broken,
     time::{Life, lock},
     world::World,
@@ -41,7 +41,7 @@ impl SimSpool {
     }
 
     /// Which answer an entry holds.
-    fn read(&self, bytes: &[u8]) -> Option<(FamilyId, u32)> {
+    fn read(&self, bytes: &[u8]) -> Option<(FamilyId, u32, GrantId, u64)> {
         let envelope: Value = serde_json::from_slice(bytes).ok()?;
         let grant = GrantId::new(envelope["grant"].as_str()?);
         let sealed = STANDARD.decode(envelope["sealed"].as_str()?).ok()?;
@@ -49,7 +49,9 @@ impl SimSpool {
         let letter = self.world.keyring.open(purpose, &sealed).ok()?;
         let letter: Value = serde_json::from_slice(&letter).ok()?;
         let tokens = STANDARD.decode(letter["tokens"].as_str()?).ok()?;
-        read_token(TokenSet::from_plain(&tokens)?.access_token?.expose())
+        let (family, access) = read_token(TokenSet::from_plain(&tokens)?.access_token?.expose())?;
+        let version = letter["base"].as_u64()? + 1;
+        Some((family, access, grant, version))
     }
 }
 
@@ -57,7 +59,7 @@ impl SimSpool {
 impl Spool for SimSpool {
     async fn put(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
         self.disk().await;
-        let (family, access) = self.read(bytes).expect("the engine's own letters");
+        let (family, access, grant, version) = self.read(bytes).expect("the engine's own letters");
         if !self.world.broken(Broken::SpoolDrops) {
             lock(&self.world.spools[self.replica]).insert(name.to_owned(), bytes.to_vec());
         }
@@ -67,6 +69,8 @@ impl Spool for SimSpool {
         let now = self.world.now();
         let mut books = self.world.books();
         books.counts.spooled += 1;
+        let text = token_text("at", family, access);
+        books.spooled.insert(text, (grant, version));
         let grant = books.grant_of_family(family);
         let replica = self.replica;
         books.note(

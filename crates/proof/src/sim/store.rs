@@ -215,6 +215,7 @@ impl SimStore {
                         ttl: SECOND,
                         need: Need::Forced,
                         policy: ReplayPolicy::Harmless,
+                        pardoned: None,
                     };
                     truth.claim(claim).await?;
                     row.epoch + 1

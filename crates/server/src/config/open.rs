@@ -15,7 +15,7 @@ use tokenward::{
     observe::Observer,
     seal::{Key, Keyring},
     spool::FolderSpool,
-    time::{Clock, SeededChance, TokioClock},
+    time::{Clock, SeededChance, SystemClock},
     vault::VaultParts,
 };
 
@@ -127,7 +127,7 @@ impl VaultOptions {
         })?;
         let OpenStore { store, shown, used } = self.store.open(&data_dir).await?;
         let (keyring, new_key) = self.keyring(&data_dir, used)?;
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let transport = HttpTransport::new(connector.clone(), clock.clone());
         let vault = Vault::open(VaultParts {
             store,

@@ -298,6 +298,8 @@ async fn an_unreachable_provider_is_401_with_a_time_to_come_back_and_no_storm() 
             .call(Method::GET, "/proxy")
             .header("x-apideck-service-id", "other")
             .header("x-apideck-downstream-url", "/x")
+            // Not enough for a second try.
+            .header("x-apideck-timeout", "400")
     };
     let detail = call().send().await.error(401, "UnauthorizedError");
     assert_eq!(detail["debug"]["code"], "not_sent");

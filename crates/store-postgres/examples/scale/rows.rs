@@ -78,6 +78,7 @@ async fn refresh(store: &PostgresStore, grant: GrantId) -> Result<bool, Failure>
         ttl: Duration::from_secs(20),
         need: Need::Stale,
         policy: ReplayPolicy::Harmless,
+        pardoned: None,
     };
     let claimed = store.claim(request).await?;
     let ClaimReply::Claimed(row) = claimed.value else {

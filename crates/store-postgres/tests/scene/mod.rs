@@ -73,6 +73,7 @@ pub(crate) fn claiming(grant: &str, seen: u64, owner: &str) -> ClaimRequest {
         ttl: HOUR,
         need: Need::Stale,
         policy: ReplayPolicy::Harmless,
+        pardoned: None,
     }
 }
 

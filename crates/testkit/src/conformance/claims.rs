@@ -79,6 +79,7 @@ pub async fn a_recent_failure_cools_claims_down(subject: Subject) {
         kind: FailureKind::Throttled,
         message: "429".to_owned(),
         retry_in: HOUR,
+        asked: false,
     };
     let (row, _) = settled(store, "g", 1, 1, failed).await;
     assert!(

@@ -118,7 +118,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
     prop_oneof![
         1 => ".{0,8}".prop_map(|reason| Verdict::Dead { reason }),
         4 => (kind, ".{0,8}", prop_oneof![3 => Just(Duration::ZERO), 1 => Just(HOUR)])
-            .prop_map(|(kind, message, retry_in)| Verdict::Failed { kind, message, retry_in }),
+            .prop_map(|(kind, message, retry_in)| Verdict::Failed { kind, message, retry_in, asked: false, }),
         1 => Just(Verdict::Released),
     ]
 }
@@ -221,6 +221,7 @@ async fn apply(store: &dyn Store, name: &str, row: &mut GrantRow, replaced: &Rin
                 ttl,
                 need,
                 policy,
+                pardoned: None,
             };
             let Stamped { value, at } = store.claim(request.clone()).await.expect("claim");
             let expected: ClaimReply = row.claim(&request, at);

@@ -81,6 +81,7 @@ pub async fn everything_survives_reopening(subject: Subject) {
         kind: FailureKind::Unknown,
         message: "reset".to_owned(),
         retry_in: HOUR,
+        asked: false,
     };
     settled(&*store, "lost", 1, 1, lost).await;
     let patch = ConnectionPatch {

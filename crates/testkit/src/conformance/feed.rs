@@ -163,6 +163,7 @@ pub async fn what_changes_nothing_is_silent(subject: Subject) {
         kind: FailureKind::NotSent,
         message: "down".to_owned(),
         retry_in: HOUR,
+        asked: false,
     };
     settled(store, "g", 1, 2, failed).await;
     store

@@ -116,6 +116,7 @@ pub(super) fn claiming(grant: &str, seen: u64, owner: &str, ttl: Duration) -> Cl
         ttl,
         need: Need::Stale,
         policy: ReplayPolicy::Harmless,
+        pardoned: None,
     }
 }
 

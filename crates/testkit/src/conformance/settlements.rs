@@ -17,6 +17,7 @@ fn failed(kind: FailureKind) -> Verdict {
         kind,
         message: "no luck".to_owned(),
         retry_in: Duration::ZERO,
+        asked: false,
     }
 }
 

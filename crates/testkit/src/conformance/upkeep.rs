@@ -70,6 +70,7 @@ fn failed(retry_in: Duration) -> Verdict {
         kind: FailureKind::NotSent,
         message: "down".to_owned(),
         retry_in,
+        asked: false,
     }
 }
 

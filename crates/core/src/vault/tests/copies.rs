@@ -83,13 +83,16 @@ async fn a_newer_token_that_has_died_meanwhile_is_served_to_nobody() {
     let other = world.other().await;
     assert_eq!(other.token(&world.key).await.unwrap().version(), 2);
     world.pass(700).await;
-    *lock(&world.provider.acts) = (0..9).map(|_| Act::NotSent).collect();
+    *lock(&world.provider.acts) = vec![Act::NotSent; 99];
     let answer = world.token().await;
     assert!(
-        matches!(answer, Err(TokenError::Failed { .. })),
+        matches!(
+            answer,
+            Err(TokenError::Failed { .. } | TokenError::Paused { .. })
+        ),
         "{answer:?}"
     );
-    assert!(lock(&world.provider.acts).len() < 7, "it was tried again");
+    assert!(lock(&world.provider.acts).len() < 97, "it was tried again");
     lock(&world.provider.acts).clear();
     world.pass(60).await;
     assert_eq!(world.token().await.unwrap(), "at-3");

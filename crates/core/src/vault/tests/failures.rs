@@ -50,6 +50,7 @@ async fn a_token_that_dies_during_the_wait_does_not_cut_it_short() {
         ttl: VaultConfig::default().claim_ttl,
         need: Need::Stale,
         policy: ReplayPolicy::Harmless,
+        pardoned: None,
     };
     world.store.claim(claim).await.unwrap();
     assert_eq!(world.token().await.unwrap(), "at-2");
@@ -96,14 +97,132 @@ async fn retry_after_is_honoured_for_all_grants_of_the_client() {
     let second = ConnectionKey::new("app", "other", "crm", "acme");
     world.import(&second, "77").await;
     world.pass(700).await;
-    *lock(&world.provider.acts) = vec![Act::Throttle(20)];
+    *lock(&world.provider.acts) = vec![Act::Throttle(40)];
     let error = world.token().await.unwrap_err();
     assert!(matches!(error, TokenError::Failed { .. }), "{error}");
     let error = world.vault.token(&second).await.unwrap_err();
     assert!(matches!(error, TokenError::Paused { .. }), "{error}");
     assert_eq!(world.refreshes(), 0);
-    world.pass(25).await;
+    // Neither a person nor the breaker's own opinion shortens it.
+    let error = world.vault.validate(&world.key).await.unwrap_err();
+    assert!(matches!(error, TokenError::Failed { .. }), "{error}");
+    assert_eq!(world.refreshes(), 0);
+    world.pass(45).await;
     assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_that_was_under_way_does_not_end_the_pause_that_the_provider_asked_for() {
+    let world = World::new("refused").await;
+    let [second, third] =
+        ["other", "third"].map(|name| ConnectionKey::new("app", name, "crm", "acme"));
+    world.import(&second, "77").await;
+    world.import(&third, "78").await;
+    world.pass(700).await;
+    // The first to be asked thinks for a second, the next is throttled meanwhile.
+    *lock(&world.provider.acts) = vec![Act::Throttle(100), Act::Think(Duration::from_secs(1))];
+    let (slow, throttled) = tokio::join!(world.token(), async {
+        world.clock.sleep(Duration::from_millis(500)).await;
+        world.vault.token(&second).await
+    });
+    assert_eq!(slow.unwrap(), "at-2");
+    throttled.unwrap_err();
+    let error = world.vault.token(&third).await.unwrap_err();
+    assert!(
+        matches!(error, TokenError::Paused { retry_in_ms } if retry_in_ms > 90_000),
+        "{error}"
+    );
+    assert_eq!(world.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_wait_through_a_short_outage_as_long_as_they_have_time() {
+    let world = World::new("harmless").await;
+    world.pass(700).await;
+    // Longer than a first retry, shorter than the callers' patience.
+    *lock(&world.provider.acts) = vec![Act::NotSent; 4];
+    let begun = world.clock.now();
+    for token in tokens_at_once(&world.vault, &world.key, 50).await {
+        assert_eq!(token.unwrap().secret().expose(), "at-2");
+    }
+    let took = begun.until(world.clock.now());
+    assert!(took < VaultConfig::default().wait, "{took:?}");
+    assert_eq!(world.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_corrected_client_secret_ends_the_pauses_that_its_refusals_have_caused() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::RefuseClient; 6];
+    // A person is needed: nobody waits for the next try.
+    let begun = world.clock.now();
+    let error = world.token().await.unwrap_err();
+    assert!(matches!(error, TokenError::Failed { .. }), "{error}");
+    assert!(begun.until(world.clock.now()) < Duration::from_secs(1));
+    // A person may try at once, each time, though the breaker is open in the end.
+    for _ in 0..5 {
+        let error = world.vault.validate(&world.key).await.unwrap_err();
+        assert!(matches!(error, TokenError::Failed { .. }), "{error}");
+    }
+    assert!(lock(&world.provider.acts).is_empty());
+    assert!(world.token().await.is_err());
+    world.pass(1).await;
+    let (app, service) = (&world.key.application, &world.key.service);
+    let secret = Secret::new("right");
+    world
+        .vault
+        .set_client(
+            app,
+            service,
+            "id",
+            Some(&secret),
+            Default::default(),
+            vec![],
+        )
+        .await
+        .unwrap();
+    assert_eq!(world.token().await.unwrap(), "at-2");
+}
+
+/// The breaker has opened, and one grant's probe succeeds: the others need not sit out their own
+/// pauses.
+#[tokio::test(start_paused = true)]
+async fn the_first_success_after_an_outage_ends_the_pauses_of_all_grants_of_the_client() {
+    let world = World::new("harmless").await;
+    let provider = Arc::new(herd::Generous::new(&world.clock));
+    let parts = VaultParts {
+        transport: provider.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    let mut keys = vec![world.key.clone()];
+    for number in 2..=10 {
+        let key = ConnectionKey::new("app", format!("c{number}"), "crm", "acme");
+        world.import(&key, &number.to_string()).await;
+        keys.push(key);
+    }
+    world.pass(700).await;
+    provider.away.store(true, Ordering::SeqCst);
+    let tasks = TaskTracker::new();
+    let ask = |key: &ConnectionKey| {
+        let (vault, key) = (vault.clone(), key.clone());
+        tasks.spawn(async move { vault.token(&key).await.map(|token| token.version()) })
+    };
+    // Two minutes of outage, in which somebody asks all the time.
+    let outage = world.clock.now();
+    for _ in 0..4 {
+        for answer in keys.iter().map(ask).collect::<Vec<_>>() {
+            answer.await.unwrap().unwrap_err();
+        }
+    }
+    provider.away.store(false, Ordering::SeqCst);
+    let begun = world.clock.now();
+    for answer in keys.iter().map(ask).collect::<Vec<_>>() {
+        assert_eq!(answer.await.unwrap().unwrap(), 2);
+    }
+    let took = begun.until(world.clock.now());
+    assert!(took <= outage.until(begun) / 3, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +241,57 @@ async fn a_provider_that_grants_dead_tokens_is_not_asked_for_ever() {
     let vault = Vault::open(parts).await.unwrap();
     world.pass(700).await;
     assert!(vault.token(&world.key).await.is_ok());
-    assert!(provider.refreshes.load(Ordering::SeqCst) <= 2);
+    assert_eq!(provider.refreshes.load(Ordering::SeqCst), 1);
+    // Each request costs one refresh at most, and those that come at once share it.
+    for token in tokens_at_once(&vault, &world.key, 40).await {
+        token.unwrap();
+    }
+    assert_eq!(provider.refreshes.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_slow_refresh_where_the_old_token_is_known_to_stay_alive() {
+    let connector = CONNECTOR.replace("POLICY", "refused");
+    let known = connector.replace(
+        "idle_lifetime_s",
+        "old_token_survives = true\nidle_lifetime_s",
+    );
+    for (connector, waits) in [(known, false), (connector, true)] {
+        let world = World::with_connector(&connector).await;
+        world.pass(575).await;
+        *lock(&world.provider.acts) = vec![Act::Think(Duration::from_secs(18))];
+        let begun = world.clock.now();
+        assert_eq!(world.token().await.unwrap(), "at-1");
+        assert_eq!(begun != world.clock.now(), waits);
+        // The refresh goes on all the same.
+        world.pass(20).await;
+        assert_eq!(world.token().await.unwrap(), "at-2");
+    }
+}
+
+/// The answer's limit is the connector's word; where the token would be spent by a second try, the
+/// connection that is still open is listened to while the old token lives.
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_is_heard_out_while_the_old_token_lives() {
+    for (policy, died) in [("revokes", false), ("harmless", true)] {
+        let world = World::new(policy).await;
+        world.pass(300).await;
+        *lock(&world.provider.acts) = vec![Act::Think(Duration::from_secs(110))];
+        let _ = world.vault.validate(&world.key).await;
+        world.pass(100).await;
+        let rows = world.store.connection(&world.key).await.unwrap().unwrap();
+        let row = world.store.grant(&rows.grant.unwrap()).await.unwrap();
+        assert_eq!(row.value.unwrap().version, if died { 1 } else { 2 });
+    }
+    let slow = CONNECTOR.replace("POLICY", "harmless");
+    let slow = slow.replace("[refresh]", "answer_timeout_s = 120\n[refresh]");
+    let world = World::with_connector(&slow).await;
+    world.pass(700).await;
+    *lock(&world.provider.acts) = vec![Act::Think(Duration::from_secs(110))];
+    world.token().await.unwrap_err();
+    world.pass(100).await;
+    assert_eq!(world.token().await.unwrap(), "at-2");
+    assert_eq!(world.refreshes(), 1);
 }
 
 /// By the letter every one of these is dead when it comes; all who ask within a second share one.
@@ -325,6 +494,7 @@ async fn a_late_answer_that_is_saved_while_the_next_owner_connects_keeps_the_tok
         ttl: VaultConfig::default().claim_ttl,
         need: Need::Stale,
         policy: ReplayPolicy::Revokes,
+        pardoned: None,
     };
     let ClaimReply::Claimed(row) = world.store.claim(claim).await.unwrap().value else {
         panic!("nobody else claims it");
@@ -367,4 +537,32 @@ async fn a_late_answer_that_is_saved_while_the_next_owner_connects_keeps_the_tok
         ),
         (0, 0)
     );
+}
+
+/// A machine's clock that goes on while the machine sleeps and its timers do not.
+#[derive(Debug)]
+struct Suspended(Arc<dyn Clock>, Mutex<Duration>);
+
+impl Clock for Suspended {
+    fn now(&self) -> Moment {
+        self.0.now() + *lock(&self.1)
+    }
+
+    fn sleep(&self, duration: Duration) -> crate::time::Boxed<'_, ()> {
+        self.0.sleep(duration)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_died_while_the_machine_slept_is_not_served() {
+    let world = World::new("harmless").await;
+    let clock = Arc::new(Suspended(world.clock.clone(), Mutex::default()));
+    let parts = VaultParts {
+        clock: clock.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    assert_eq!(vault.token(&world.key).await.unwrap().version(), 1);
+    *lock(&clock.1) = Duration::from_secs(3600);
+    assert_eq!(vault.token(&world.key).await.unwrap().version(), 2);
 }

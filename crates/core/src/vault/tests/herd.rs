@@ -4,14 +4,19 @@ use super::*;
 
 /// A provider that grants whatever it is asked for, and writes down when that was.
 #[derive(Debug)]
-struct Generous {
+pub(super) struct Generous {
     clock: Arc<dyn Clock>,
     asked: Mutex<Vec<Moment>>,
+    /// Whether it cannot be reached.
+    pub(super) away: AtomicBool,
 }
 
 #[async_trait]
 impl Transport for Generous {
     async fn exchange(&self, _: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(TransportError::NotSent("connection refused".to_owned()));
+        }
         let number = {
             let mut asked = lock(&self.asked);
             asked.push(self.clock.now());
@@ -30,6 +35,14 @@ impl Transport for Generous {
 }
 
 impl Generous {
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self {
+            clock: clock.clone(),
+            asked: Mutex::default(),
+            away: AtomicBool::new(false),
+        }
+    }
+
     /// The most requests of any stretch of this length.
     fn most_within(&self, stretch: Duration) -> usize {
         let asked = lock(&self.asked);
@@ -50,10 +63,7 @@ async fn crowd(grants: usize) -> (World, Vault, Arc<Generous>, Vec<ConnectionKey
         world.import(&key, &format!("of-{number}")).await;
         keys.push(key);
     }
-    let provider = Arc::new(Generous {
-        clock: world.clock.clone(),
-        asked: Mutex::default(),
-    });
+    let provider = Arc::new(Generous::new(&world.clock));
     let parts = VaultParts {
         transport: provider.clone(),
         ..world.parts()
@@ -82,7 +92,8 @@ async fn a_restart_asks_the_provider_nothing_unasked_and_never_for_all_at_once()
         assert_eq!(caller.await.unwrap().unwrap().version(), 2);
     }
     let limits = crate::refresh::gate::GateLimits::default();
-    let most = limits.burst as usize + limits.per_second as usize;
+    // Nobody has stated a rate: it gives way a little to a queue of this length.
+    let most = limits.burst as usize + limits.per_second as usize * 3 / 2;
     assert!(provider.most_within(Duration::from_secs(1)) <= most);
     assert_eq!(lock(&provider.asked).len(), 300);
 }
@@ -98,4 +109,22 @@ async fn grants_issued_together_are_refreshed_apart() {
     // Within the limiter's burst: nothing but chance keeps them apart.
     assert_eq!(lock(&provider.asked).len(), 90);
     assert!(provider.most_within(Duration::from_secs(1)) <= 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_thousand_dead_connections_are_served_within_their_callers_deadlines() {
+    let (world, vault, provider, keys) = crowd(2000).await;
+    world.pass(700).await;
+    let tasks = TaskTracker::new();
+    let callers: Vec<_> = keys
+        .into_iter()
+        .map(|key| {
+            let vault = vault.clone();
+            tasks.spawn(async move { vault.token(&key).await })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap().version(), 2);
+    }
+    assert_eq!(lock(&provider.asked).len(), 2000);
 }

@@ -61,6 +61,7 @@ hosts = ["https://api.acme.example"]
 enum Act {
     Lose,
     Refuse,
+    RefuseClient,
     Throttle(u64),
     NotSent,
     /// Thinks for this long, then grants.
@@ -143,7 +144,19 @@ impl Transport for Provider {
                     .collect();
                 return answer(429, headers, String::new());
             }
-            Some(Act::Think(time)) => self.clock.sleep(*time).await,
+            Some(Act::Think(time)) => {
+                self.clock.sleep((*time).min(patience.answer)).await;
+                if *time > patience.answer {
+                    return Err(TransportError::NoAnswer("timeout".to_owned()));
+                }
+            }
+            Some(Act::RefuseClient) => {
+                return answer(
+                    401,
+                    HeaderMap::new(),
+                    r#"{"error":"invalid_client"}"#.to_owned(),
+                );
+            }
             Some(Act::Refuse) => {
                 return answer(
                     400,
