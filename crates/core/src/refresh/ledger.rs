@@ -164,10 +164,14 @@ pub enum Need {
 impl Need {
     /// What is left of a need that version `seen` was not good enough for, once `newest` is
     /// known. A 401 speaks of the version that was sent: a newer one has not been rejected, it
-    /// can only be stale, and under [`ReplayPolicy::Revokes`] there is something to lose.
+    /// can only be stale, and under [`ReplayPolicy::Revokes`] there is something to lose. A forced
+    /// refresh is not satisfied by what may have been there when it was asked for.
     #[must_use]
     pub fn of(self, seen: u64, newest: u64) -> Self {
-        if newest > seen { Self::Stale } else { self }
+        match self {
+            Self::Rejected if newest > seen => Self::Stale,
+            need => need,
+        }
     }
 }
 

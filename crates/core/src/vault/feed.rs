@@ -5,7 +5,7 @@
 //! the feed every copy is compared with the store at its next use, and served on as it is while
 //! the store does not answer.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Inner, Vault, entry::GrantEntry};
 use crate::{
@@ -97,7 +97,7 @@ impl Vault {
             return;
         }
         inner.hear();
-        let mut behind = HashMap::new();
+        let mut behind = BTreeMap::new();
         for change in changes {
             match change {
                 Change::Grant(id, version) => {
@@ -146,7 +146,7 @@ impl Vault {
 const AT_ONCE: usize = 256;
 
 /// Grants, each with the newest version that was heard of.
-type Behind = HashMap<GrantId, (Arc<GrantEntry>, u64)>;
+type Behind = BTreeMap<GrantId, (Arc<GrantEntry>, u64)>;
 
 impl Inner {
     /// Reads grants that others have changed, all at once. One that cannot be read is withdrawn:
