@@ -21,7 +21,8 @@ pub use authorize::{Authorize, Authorized, Conflict, Present, ReplacedToken};
 pub use feed::{Change, ChangeColumns, Changes, Gap};
 pub use memory::MemoryStore;
 pub use ports::{
-    Clients, Connections, Feed, Ledger, Moving, Store, Tenants, UnreadAnswers, Values,
+    Clients, Connections, Feed, Ledger, Lines, Moving, Store, Tenants, UnreadAnswers, Values,
+    Waiting,
 };
 pub use records::{
     ApiKey, Application, Connection, ConnectionPatch, Deleted, Freeze, OAuthClient, Record, Whole,
@@ -33,8 +34,8 @@ use crate::time::StoreTime;
 /// The ports, for whoever calls a store by its own type.
 pub mod prelude {
     pub use super::ports::{
-        Clients as _, Connections as _, Feed as _, Ledger as _, Moving as _, Store as _,
-        Tenants as _, UnreadAnswers as _, Values as _,
+        Clients as _, Connections as _, Feed as _, Ledger as _, Lines as _, Moving as _,
+        Store as _, Tenants as _, UnreadAnswers as _, Values as _,
     };
 }
 
@@ -45,6 +46,10 @@ pub enum StoreError {
     /// waited for its turn, and nothing of it was done. Slow is not away.
     #[error("the store is busy: {0}")]
     Busy(String),
+    /// The store did not answer this verb in time, while it answered others. Whether the verb took
+    /// effect is not known.
+    #[error("the store is slow: {0}")]
+    TimedOut(String),
     /// There was no answer, or there is no way to the store. Whether the verb took effect is not
     /// known.
     #[error("{0}")]
@@ -55,6 +60,14 @@ pub enum StoreError {
     /// The vault takes no writes, because of a [`Freeze`].
     #[error("{}", Freeze::WORDS)]
     Frozen,
+}
+
+impl StoreError {
+    /// Whether the store works, and is only slow: what it said a moment ago may be asked again, and
+    /// nothing may be believed on as if it were away.
+    pub fn is_slow(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::TimedOut(_))
+    }
 }
 
 /// A verb's result.

@@ -2,10 +2,19 @@
 //!
 //! Numbers are given out before the commit, so that a lower one may appear after a higher one. A
 //! reader therefore does not go past a number that is missing: what it read beyond it, it reads
-//! again the next time, until the missing one has appeared or is too old to come. Then nobody
-//! knows what it was (mostly a statement that failed), and every copy is read anew.
+//! again the next time, until the missing one has appeared, or it is certain that it never will.
+//!
+//! That is certain once every transaction has ended that had begun to write when the number was
+//! first missed: whoever announces has written before it takes a number, so that its transaction had
+//! begun by then. A statement that failed thus costs the feed one poll. Where that cannot be known,
+//! because a transaction goes on and on or the engine does not tell, the reader goes on after a
+//! while, and says which numbers it left behind.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokenward::store::{Change, ChangeColumns, Changes, Gap};
 use tokio::time::sleep;
@@ -26,6 +35,47 @@ const BATCH: i64 = 10_000;
 const LIMIT: i64 = 1_000;
 /// How long a missing number may still appear, in milliseconds: twice what a statement may take.
 const LATE: i64 = 10_000;
+
+/// The ends of the transactions of this statement's snapshot: the oldest one that goes on, and the
+/// first one that has not begun.
+const SNAPSHOT: &str = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+     pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+
+/// Missing numbers, each with the first transaction that had not begun when it was missed.
+#[derive(Debug)]
+pub(crate) struct Holes {
+    missed: Mutex<BTreeMap<i64, i64>>,
+    /// Whether the engine tells of its transactions.
+    told: bool,
+}
+
+impl Holes {
+    /// So many are remembered; of others it is found out anew.
+    const MOST: usize = 10_000;
+
+    /// Asks the engine what it can tell.
+    pub(crate) async fn new(pool: &Pool) -> Self {
+        let told = pool.query(&format!("SELECT {SNAPSHOT}"), &[]).await.is_ok();
+        Self {
+            missed: Mutex::default(),
+            told,
+        }
+    }
+
+    /// Whether a missing number can never appear, as of a snapshot.
+    fn is_void(&self, number: i64, (oldest, next): (i64, i64)) -> bool {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed.len() >= Self::MOST {
+            missed.clear();
+        }
+        *missed.entry(number).or_insert(next) <= oldest
+    }
+
+    fn forget(&self, number: i64) {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.remove(&number);
+    }
+}
 
 /// Announces a change together with the transaction's commit.
 pub(crate) async fn announce(transaction: &Transaction<'_>, change: &Change) -> Outcome<()> {
@@ -77,9 +127,9 @@ async fn prune_once(pool: &Pool) -> Outcome<i64> {
 }
 
 /// What has changed since a position.
-pub(crate) async fn since(pool: &Pool, since: Option<u64>) -> Outcome<Changes> {
+pub(crate) async fn since(pool: &Pool, holes: &Holes, since: Option<u64>) -> Outcome<Changes> {
     match since {
-        Some(since) => after(pool, integer(since)?).await,
+        Some(since) => after(pool, holes, integer(since)?).await,
         None => present(pool).await,
     }
 }
@@ -106,9 +156,12 @@ async fn present(pool: &Pool) -> Outcome<Changes> {
     })
 }
 
-async fn after(pool: &Pool, since: i64) -> Outcome<Changes> {
+async fn after(pool: &Pool, holes: &Holes, since: i64) -> Outcome<Changes> {
     let rows = pool
-        .query(&after_sql(), params![INT8 since, INT8 LATE, INT8 LIMIT])
+        .query(
+            &after_sql(holes.told),
+            params![INT8 since, INT8 LATE, INT8 LIMIT],
+        )
         .await?;
     let mut changes = Changes {
         next: since.unsigned_abs(),
@@ -132,10 +185,20 @@ async fn after(pool: &Pool, since: i64) -> Outcome<Changes> {
         let Some(seq) = get::<Option<i64>>(row, 2)? else {
             break;
         };
-        if seq > last + 1 && get(row, 3)? {
-            complete = false;
-        } else if seq > last + 1 {
-            changes.gap = gap(changes.gap, last + 1, seq - 1);
+        if seq > last + 1 {
+            let snapshot: (Option<i64>, Option<i64>) = (get(row, 9)?, get(row, 10)?);
+            let void = snapshot
+                .0
+                .zip(snapshot.1)
+                .is_some_and(|snapshot| holes.is_void(last + 1, snapshot));
+            match (void, get(row, 3)?) {
+                (true, _) => {}
+                (false, true) => complete = false,
+                (false, false) => changes.gap = gap(changes.gap, last + 1, seq - 1),
+            }
+            if void && complete {
+                holes.forget(last + 1);
+            }
         }
         last = seq;
         match change(row) {
@@ -152,9 +215,13 @@ async fn after(pool: &Pool, since: i64) -> Outcome<Changes> {
     Ok(changes)
 }
 
-pub(crate) fn after_sql() -> String {
+pub(crate) fn after_sql(snapshot: bool) -> String {
+    let snapshot = match snapshot {
+        true => SNAPSHOT,
+        false => "NULL::bigint, NULL::bigint",
+    };
     format!(
-        "SELECT ends.oldest, ends.newest, seq, at > {NOW} - $2, kind, a, b, c, d
+        "SELECT ends.oldest, ends.newest, seq, at > {NOW} - $2, kind, a, b, c, d, {snapshot}
          FROM (SELECT min(seq) AS oldest, max(seq) AS newest FROM tokenward.changes) AS ends
          LEFT JOIN (
              SELECT * FROM tokenward.changes WHERE seq > $1 ORDER BY seq LIMIT $3

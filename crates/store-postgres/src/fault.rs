@@ -10,6 +10,8 @@ use tokio_postgres::error::SqlState;
 pub(crate) enum Fault {
     /// There is no connection: nothing was sent.
     Unreachable(String),
+    /// The line for a connection is too long, or did not move: nothing was sent.
+    Busy,
     /// The connection broke, or no answer came: whether the statement took effect is unknown.
     Lost(String),
     /// Somebody else was faster, or the engine asks to try again: nothing was done.
@@ -75,7 +77,7 @@ impl Fault {
         match self {
             Self::Unreachable(_) | Self::Contended => true,
             Self::Lost(_) => repeatable,
-            Self::Refused(_) => false,
+            Self::Busy | Self::Refused(_) => false,
         }
     }
 }
@@ -128,6 +130,7 @@ impl From<Fault> for StoreError {
             Fault::Refused(why) if why.contains(Freeze::WORDS) => Self::Frozen,
             Fault::Refused(why) => Self::Refused(why),
             Fault::Unreachable(why) | Fault::Lost(why) => Self::Away(why),
+            Fault::Busy => Self::Busy("others wait for a connection to PostgreSQL".to_owned()),
             Fault::Contended => Self::Busy("PostgreSQL: too many writers at once".to_owned()),
         }
     }

@@ -88,7 +88,7 @@ pub(crate) async fn commit(
     {
         let mut row = read.row.clone();
         let value = row.commit(request.clone());
-        if let Some(at) = write(&store.pool, &read, &row).await? {
+        if let Some(at) = write(&store.ledger, &read, &row).await? {
             store.hints.say();
             return Ok(Stamped { value, at });
         }
@@ -120,7 +120,7 @@ async fn on_grant<T>(
     missing: T,
     verb: impl FnOnce(&mut GrantRow, StoreTime) -> T,
 ) -> Outcome<(Stamped<T>, Option<Read>)> {
-    let Stamped { value: read, at } = find(&store.pool, id).await?;
+    let Stamped { value: read, at } = find(&store.ledger, id).await?;
     let Some(read) = read else {
         return Ok((Stamped { value: missing, at }, None));
     };
@@ -128,7 +128,7 @@ async fn on_grant<T>(
     let value = verb(&mut row, at);
     let mut revision = read.revision;
     if row != read.row {
-        write(&store.pool, &read, &row)
+        write(&store.ledger, &read, &row)
             .await?
             .ok_or(Fault::Contended)?;
         revision += 1;

@@ -40,6 +40,7 @@ mod connections;
 mod fault;
 mod grants;
 mod hints;
+mod line;
 mod migrate;
 mod moving;
 mod open;
@@ -93,7 +94,7 @@ pub fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
             "bytea, text, text",
         ),
         ("idle grants", grants::keep_alive_sql(), "int8"),
-        ("changes", changes::after_sql(), "int8, int8, int8"),
+        ("changes", changes::after_sql(true), "int8, int8, int8"),
     ]
 }
 

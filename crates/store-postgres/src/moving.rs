@@ -59,7 +59,8 @@ impl Moving for PostgresStore {
 
     async fn frozen(&self) -> StoreResult<Freeze> {
         let sql = "SELECT tgname::text FROM pg_catalog.pg_trigger
-             WHERE tgrelid = 'tokenward.grants'::regclass AND tgname IN ('moving', 'moving_claims')";
+             WHERE tgrelid = 'tokenward.grants'::regclass AND tgname IN ('moved', 'moving', 'moving_claims')
+             ORDER BY tgname";
         let rows = self
             .pool
             .patiently(true, || self.pool.query(sql, &[]))
@@ -67,6 +68,7 @@ impl Moving for PostgresStore {
         let name = rows.first().and_then(|row| row.try_get::<_, &str>(0).ok());
         Ok(match name {
             None => Freeze::Nothing,
+            Some("moved") => Freeze::Moved,
             Some("moving") => Freeze::Writes,
             Some(_) => Freeze::Claims,
         })
@@ -106,16 +108,21 @@ fn freeze_sql(what: Freeze) -> String {
     let mut sql = format!(
         "CREATE OR REPLACE FUNCTION tokenward.refuse() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN RAISE EXCEPTION '{words}'; END $$;
-         DROP TRIGGER IF EXISTS moving_claims ON tokenward.grants;"
+         DROP TRIGGER IF EXISTS moving_claims ON tokenward.grants;
+         DROP TRIGGER IF EXISTS moved ON tokenward.grants;"
     );
     for table in TABLES {
         sql += &format!("DROP TRIGGER IF EXISTS moving ON tokenward.{table};");
-        if what == Freeze::Writes {
+        if let Freeze::Writes | Freeze::Moved = what {
             sql += &format!(
                 "CREATE TRIGGER moving BEFORE INSERT OR UPDATE OR DELETE ON tokenward.{table}
                  FOR EACH STATEMENT EXECUTE FUNCTION tokenward.refuse();"
             );
         }
+    }
+    if what == Freeze::Moved {
+        sql += "CREATE TRIGGER moved BEFORE INSERT ON tokenward.grants
+             FOR EACH STATEMENT EXECUTE FUNCTION tokenward.refuse();";
     }
     if what == Freeze::Claims {
         sql += "CREATE TRIGGER moving_claims BEFORE UPDATE ON tokenward.grants FOR EACH ROW

@@ -6,9 +6,10 @@ use tokenward::store::{StoreError, StoreResult};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    changes,
+    changes::{self, Holes},
     grants::Claims,
     hints::{self, Hints},
+    line::Class,
     migrate,
     options::PostgresOptions,
     pool::Pool,
@@ -20,9 +21,14 @@ use crate::{
 pub struct PostgresStore {
     shown: String,
     pub(crate) pool: Pool,
+    /// The same for the ledger's verbs, and for strangers.
+    pub(crate) ledger: Pool,
+    pub(crate) strangers: Pool,
     pub(crate) hints: Hints,
     /// The rows of claims that this process holds.
     pub(crate) claims: Claims,
+    /// Numbers of changes that were missed.
+    pub(crate) holes: Holes,
     _ends: DropGuard,
 }
 
@@ -69,6 +75,7 @@ impl PostgresStore {
         let shown = options.to_string();
         let pool = Pool::new(options.main, options.connections);
         migrate::migrate(&pool).await?;
+        let holes = Holes::new(&pool).await;
         let ends = CancellationToken::new();
         let hints = Hints::default();
         let tasks = pool.tasks();
@@ -80,8 +87,10 @@ impl PostgresStore {
                 tasks.clone(),
             )));
             tasks.spawn(
-                ends.clone()
-                    .run_until_cancelled_owned(hints::announce(pool.clone(), hints.clone())),
+                ends.clone().run_until_cancelled_owned(hints::announce(
+                    pool.of(Class::Ledger),
+                    hints.clone(),
+                )),
             );
         }
         tasks.spawn(
@@ -90,9 +99,12 @@ impl PostgresStore {
         );
         Ok(Self {
             shown,
+            ledger: pool.of(Class::Ledger),
+            strangers: pool.of(Class::Stranger),
             pool,
             hints,
             claims: Claims::default(),
+            holes,
             _ends: ends.drop_guard(),
         })
     }

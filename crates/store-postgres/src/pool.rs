@@ -14,11 +14,8 @@ use std::{
     time::Duration,
 };
 
-use tokenward::store::{StoreError, StoreResult};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
-};
+use tokenward::store::{StoreError, StoreResult, Waiting};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::{
     Client, Row,
     types::{ToSql, Type},
@@ -27,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     fault::{Fault, Outcome},
+    line::{Class, Line, TooBusy, Turn},
     options::Target,
 };
 
@@ -49,13 +47,16 @@ macro_rules! params {
 }
 pub(crate) use params;
 
-/// The pool; clones are the same.
+/// The pool, as one class of callers sees it; clones are the same.
 #[derive(Clone)]
-pub(crate) struct Pool(Arc<Inner>);
+pub(crate) struct Pool {
+    inner: Arc<Inner>,
+    class: Class,
+}
 
 struct Inner {
     target: Target,
-    permits: Arc<Semaphore>,
+    line: Line,
     idle: Mutex<Vec<Client>>,
     /// Statements that were answered.
     answered: AtomicU64,
@@ -69,33 +70,48 @@ pub(crate) struct Lease {
     pool: Pool,
     /// Whether it has missed its time: its answers may never come.
     spoiled: AtomicBool,
-    _permit: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl Pool {
     pub(crate) fn new(target: Target, connections: usize) -> Self {
-        Self(Arc::new(Inner {
-            target,
-            permits: Arc::new(Semaphore::new(connections)),
-            idle: Mutex::default(),
-            answered: AtomicU64::new(0),
-            tasks: TaskTracker::new(),
-        }))
+        Self {
+            inner: Arc::new(Inner {
+                target,
+                line: Line::new(connections),
+                idle: Mutex::default(),
+                answered: AtomicU64::new(0),
+                tasks: TaskTracker::new(),
+            }),
+            class: Class::Known,
+        }
+    }
+
+    /// The same pool for other callers.
+    pub(crate) fn of(&self, class: Class) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            class,
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> Vec<Waiting> {
+        self.inner.line.waiting()
     }
 
     pub(crate) fn tasks(&self) -> &TaskTracker {
-        &self.0.tasks
+        &self.inner.tasks
     }
 
     /// A connection, made if no idle one lives.
     pub(crate) async fn lease(&self) -> Outcome<Lease> {
-        let permit = self.0.permits.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| Fault::Refused("the store is closed".to_owned()))?;
+        let turn = self.inner.line.turn(self.class).await;
+        let turn = turn.map_err(|TooBusy| Fault::Busy)?;
         let client = match self.idle() {
             Some(client) => client,
             None => {
-                let (client, connection) = self.0.target.connect().await?;
-                self.0.tasks.spawn(async move {
+                let (client, connection) = self.inner.target.connect().await?;
+                self.inner.tasks.spawn(async move {
                     // Whoever waits for an answer is told of the same end.
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "a connection to PostgreSQL ended");
@@ -108,7 +124,7 @@ impl Pool {
             client: Some(client),
             pool: self.clone(),
             spoiled: AtomicBool::new(false),
-            _permit: permit,
+            _turn: turn,
         })
     }
 
@@ -123,7 +139,10 @@ impl Pool {
     }
 
     fn locked(&self) -> MutexGuard<'_, Vec<Client>> {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One statement that answers with any number of rows.
@@ -133,7 +152,7 @@ impl Pool {
 
     /// Tries until it succeeds, is refused, or [`PATIENCE`] ends. A verb that is not `repeatable`
     /// is not tried again once it may have taken effect. The time in line for a connection does not
-    /// count while the database answers those who are before us.
+    /// count while the database answers those who are before us; the line has a patience of its own.
     pub(crate) async fn patiently<T, A: Future<Output = Outcome<T>>>(
         &self,
         repeatable: bool,
@@ -160,15 +179,15 @@ impl Pool {
         };
         tokio::pin!(trying);
         loop {
-            let answered = self.0.answered.load(Ordering::Relaxed);
+            let answered = self.inner.answered.load(Ordering::Relaxed);
             if let Ok(done) = timeout(PATIENCE, &mut trying).await {
                 return done.map_err(StoreError::from);
             }
+            let others = answered != self.inner.answered.load(Ordering::Relaxed);
             match failed().take() {
+                Some(Fault::Lost(why)) if others => return Err(StoreError::TimedOut(why)),
                 Some(fault) => return Err(fault.into()),
-                None if answered == self.0.answered.load(Ordering::Relaxed) => {
-                    return Err(no_answer());
-                }
+                None if !others => return Err(no_answer()),
                 None => {}
             }
         }
@@ -199,7 +218,7 @@ impl Lease {
     ) -> Outcome<T> {
         let fault = match timeout(STATEMENT, answer).await {
             Ok(Ok(value)) => {
-                self.pool.0.answered.fetch_add(1, Ordering::Relaxed);
+                self.pool.inner.answered.fetch_add(1, Ordering::Relaxed);
                 return Ok(value);
             }
             Ok(Err(error)) => Fault::of_statement(&error),

@@ -10,8 +10,8 @@ use tokenward::{
     },
     store::{
         ApiKey, Application, Authorize, Authorized, Changes, Clients, Connection, ConnectionPatch,
-        Connections, Deleted, Feed, Ledger, OAuthClient, Stamped, StoreResult, Tenants,
-        UnreadAnswer, UnreadAnswers, Values,
+        Connections, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
+        UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
     },
 };
 
@@ -19,7 +19,7 @@ use crate::{
     PostgresStore, changes, connections,
     grants::{self, find},
     tenants,
-    transaction::{Changing, change},
+    transaction::{Changing, change, change_by},
     unread,
 };
 
@@ -43,8 +43,8 @@ macro_rules! changing {
 impl Ledger for PostgresStore {
     async fn grant(&self, id: &GrantId) -> StoreResult<Stamped<Option<GrantRow>>> {
         let Stamped { value, at } = self
-            .pool
-            .patiently(REPEATABLE, || find(&self.pool, id))
+            .ledger
+            .patiently(REPEATABLE, || find(&self.ledger, id))
             .await?;
         Ok(Stamped {
             value: value.map(|read| read.row),
@@ -53,31 +53,31 @@ impl Ledger for PostgresStore {
     }
 
     async fn grants(&self, ids: &[GrantId]) -> StoreResult<Stamped<Vec<GrantRow>>> {
-        self.pool
-            .patiently(REPEATABLE, || grants::those(&self.pool, ids))
+        self.ledger
+            .patiently(REPEATABLE, || grants::those(&self.ledger, ids))
             .await
     }
 
     async fn claim(&self, request: ClaimRequest) -> StoreResult<Stamped<ClaimReply>> {
-        self.pool
+        self.ledger
             .patiently(REPEATABLE, || grants::claim(self, &request))
             .await
     }
 
     async fn extend(&self, grant: &GrantId, epoch: u64, ttl: Duration) -> StoreResult<bool> {
-        self.pool
+        self.ledger
             .patiently(REPEATABLE, || grants::extend(self, grant, epoch, ttl))
             .await
     }
 
     async fn commit(&self, request: CommitRequest) -> StoreResult<Stamped<CommitReply>> {
-        self.pool
+        self.ledger
             .patiently(REPEATABLE, || grants::commit(self, &request))
             .await
     }
 
     async fn settle(&self, request: SettleRequest) -> StoreResult<Stamped<SettleReply>> {
-        self.pool
+        self.ledger
             .patiently(REPEATABLE, || grants::settle(self, &request))
             .await
     }
@@ -113,6 +113,28 @@ impl Connections for PostgresStore {
         self.pool
             .patiently(REPEATABLE, || connections::find(&self.pool, key))
             .await
+    }
+
+    async fn whole(&self, key: &ConnectionKey) -> StoreResult<Option<Whole>> {
+        let pool = &self.pool;
+        let connection = pool.patiently(REPEATABLE, || connections::find(pool, key));
+        let Some(connection) = connection.await? else {
+            return Ok(None);
+        };
+        let grant = match &connection.grant {
+            // Not among the ledger's verbs, which go first.
+            Some(id) => {
+                let Stamped { value, at } = pool.patiently(REPEATABLE, || find(pool, id)).await?;
+                let value = value.map(|read| read.row);
+                Some(Stamped { value, at })
+            }
+            None => None,
+        };
+        Ok(Some(Whole {
+            client: self.client(&key.application, &key.service).await?,
+            grant,
+            connection,
+        }))
     }
 
     async fn connections(
@@ -291,8 +313,10 @@ impl Tenants for PostgresStore {
     }
 
     async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
-        self.pool
-            .patiently(REPEATABLE, || tenants::key_by_digest(&self.pool, digest))
+        self.strangers
+            .patiently(REPEATABLE, || {
+                tenants::key_by_digest(&self.strangers, digest)
+            })
             .await
     }
 
@@ -346,8 +370,10 @@ impl Values for PostgresStore {
 #[async_trait]
 impl Feed for PostgresStore {
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
-        self.pool
-            .patiently(REPEATABLE, || changes::since(&self.pool, since))
+        self.ledger
+            .patiently(REPEATABLE, || {
+                changes::since(&self.ledger, &self.holes, since)
+            })
             .await
     }
 
@@ -356,14 +382,21 @@ impl Feed for PostgresStore {
     }
 }
 
+impl Lines for PostgresStore {
+    fn lines(&self) -> Vec<Waiting> {
+        self.pool.waiting()
+    }
+}
+
 #[async_trait]
 impl UnreadAnswers for PostgresStore {
     async fn keep_unread(&self, answer: UnreadAnswer) -> StoreResult<bool> {
-        // What is kept twice is kept once.
-        self.pool
+        // What is kept twice is kept once. It may be all that is left of a grant.
+        self.ledger
             .patiently(REPEATABLE, || {
                 let answer = answer.clone();
-                change(
+                change_by(
+                    &self.ledger,
                     self,
                     Box::new(move |changing: &Changing<'_>| {
                         Box::pin(async move { unread::keep(changing, &answer).await })

@@ -16,7 +16,7 @@ use crate::{
     PostgresStore,
     fault::{Fault, Outcome},
     grants::NOW,
-    pool::{Params, params},
+    pool::{Params, Pool, params},
 };
 
 /// How many fences there are for connections, grants and tokens; those of applications follow.
@@ -34,7 +34,16 @@ pub(crate) type Work<T> = Box<
 /// Runs `work` in a transaction and commits it. Nothing of it is done if there is an error, but
 /// for [`Fault::Lost`], after which nobody knows.
 pub(crate) async fn change<T: Send + 'static>(store: &PostgresStore, work: Work<T>) -> Outcome<T> {
-    let pool = store.pool.clone();
+    change_by(&store.pool, store, work).await
+}
+
+/// As [`change`], with a connection of other callers.
+pub(crate) async fn change_by<T: Send + 'static>(
+    pool: &Pool,
+    store: &PostgresStore,
+    work: Work<T>,
+) -> Outcome<T> {
+    let pool = pool.clone();
     let ended = store
         .pool
         .tasks()

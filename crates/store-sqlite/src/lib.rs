@@ -14,6 +14,7 @@ mod changes;
 mod connections;
 mod grants;
 mod job;
+mod lanes;
 mod migrate;
 mod moving;
 mod open;

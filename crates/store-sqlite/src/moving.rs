@@ -66,7 +66,9 @@ fn frozen(db: &Db) -> Outcome<Freeze> {
         db.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ?")?
             .exists([name])
     };
-    Ok(if exists("moving_grants_UPDATE")? {
+    Ok(if exists("moved")? {
+        Freeze::Moved
+    } else if exists("moving_grants_UPDATE")? {
         Freeze::Writes
     } else if exists("moving_claims")? {
         Freeze::Claims
@@ -77,16 +79,21 @@ fn frozen(db: &Db) -> Outcome<Freeze> {
 
 fn freeze(db: &Db, what: Freeze) -> Outcome<()> {
     let refuse = format!("BEGIN SELECT RAISE(ABORT, '{}'); END", Freeze::WORDS);
-    db.execute_batch("DROP TRIGGER IF EXISTS moving_claims")?;
+    db.execute_batch("DROP TRIGGER IF EXISTS moving_claims; DROP TRIGGER IF EXISTS moved")?;
     for table in TABLES {
         for event in ["INSERT", "UPDATE", "DELETE"] {
             db.execute_batch(&format!("DROP TRIGGER IF EXISTS moving_{table}_{event}"))?;
-            if what == Freeze::Writes {
+            if let Freeze::Writes | Freeze::Moved = what {
                 db.execute_batch(&format!(
                     "CREATE TRIGGER moving_{table}_{event} BEFORE {event} ON {table} {refuse}"
                 ))?;
             }
         }
+    }
+    if what == Freeze::Moved {
+        db.execute_batch(&format!(
+            "CREATE TRIGGER moved BEFORE INSERT ON grants {refuse}"
+        ))?;
     }
     if what == Freeze::Claims {
         db.execute_batch(&format!(

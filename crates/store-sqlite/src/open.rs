@@ -3,7 +3,7 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -13,6 +13,7 @@ use tokenward::store::{StoreError, StoreResult};
 
 use crate::{
     job::{Outcome, Queue, job},
+    lanes::{Lane, Lanes},
     migrate, reader, writer,
 };
 
@@ -30,7 +31,8 @@ const STATEMENTS: usize = 64;
 pub struct SqliteStore {
     path: PathBuf,
     writes: Queue,
-    reads: Queue,
+    pub(crate) reads: Arc<Lanes>,
+    _closing: Closing,
 }
 
 /// Why a vault could not be opened.
@@ -135,12 +137,16 @@ impl SqliteStore {
         let readers = (0..READERS)
             .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
             .collect::<Result<Vec<_>, _>>()?;
-        let (reads, threads) = reader::start(readers).map_err(OpenError::Thread)?;
+        let reads = Arc::new(Lanes::default());
+        // Closes the lanes when it is dropped, also if a thread cannot be started.
+        let closing = Closing(reads.clone());
+        let threads = reader::start(readers, &reads).map_err(OpenError::Thread)?;
         let writes = writer::start(connection, threads).map_err(OpenError::Thread)?;
         Ok(Self {
             path: path.to_owned(),
             writes,
             reads,
+            _closing: closing,
         })
     }
 
@@ -150,7 +156,17 @@ impl SqliteStore {
         &self,
         verb: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> StoreResult<T> {
-        enqueue(&self.writes, verb).await
+        let (job, answer) = job(verb);
+        self.writes.send(job).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Runs a read that anybody can make us do, behind the others.
+    pub(crate) async fn read_for_a_stranger<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
+    ) -> StoreResult<T> {
+        self.read_in(Lane::Stranger, verb).await
     }
 
     /// Runs a verb in a read transaction.
@@ -158,18 +174,31 @@ impl SqliteStore {
         &self,
         verb: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> StoreResult<T> {
-        enqueue(&self.reads, verb).await
+        self.read_in(Lane::Known, verb).await
+    }
+
+    async fn read_in<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        verb: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
+    ) -> StoreResult<T> {
+        let (job, answer) = job(verb);
+        self.reads.put(lane, job)?;
+        answer.await.map_err(|_| ended())?
     }
 }
 
-async fn enqueue<T: Send + 'static>(
-    queue: &Queue,
-    verb: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
-) -> StoreResult<T> {
-    let (job, answer) = job(verb);
-    let ended = || StoreError::Away("the vault's thread has ended".to_owned());
-    queue.send(job).map_err(|_| ended())?;
-    answer.await.map_err(|_| ended())?
+fn ended() -> StoreError {
+    StoreError::Away("the vault's thread has ended".to_owned())
+}
+
+/// Lets the threads that read end.
+struct Closing(Arc<Lanes>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl fmt::Debug for SqliteStore {

@@ -2,45 +2,38 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, mpsc},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
 use rusqlite::Connection;
 use tokenward::store::StoreError;
 
-use crate::job::{Fault, Job, Queue};
+use crate::{
+    job::{Fault, Job},
+    lanes::Lanes,
+};
 
-/// Starts a thread for each connection. They end when the last sender is gone.
-pub(crate) fn start(connections: Vec<Connection>) -> io::Result<(Queue, Vec<JoinHandle<()>>)> {
-    let (queue, jobs) = mpsc::channel();
-    let jobs = Arc::new(Mutex::new(jobs));
+/// Starts a thread for each connection. They end when the lanes are closed and empty.
+pub(crate) fn start(
+    connections: Vec<Connection>,
+    lanes: &Arc<Lanes>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let start = |connection| {
-        let jobs = jobs.clone();
+        let lanes = lanes.clone();
         thread::Builder::new()
             .name("vault-reader".to_owned())
-            .spawn(move || read(connection, &jobs))
+            .spawn(move || read(connection, &lanes))
     };
-    let threads = connections
-        .into_iter()
-        .map(start)
-        .collect::<Result<_, _>>()?;
-    Ok((queue, threads))
+    connections.into_iter().map(start).collect()
 }
 
 /// At most so many reads share one transaction: few enough for the other threads to have some.
 const GROUP: usize = 16;
 
-fn read(mut connection: Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
+fn read(mut connection: Connection, lanes: &Lanes) {
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
-    loop {
-        {
-            // One thread waits for the next job, and the others wait for their turn to wait.
-            let jobs = jobs.lock().expect("no panic while locked");
-            let Ok(first) = jobs.recv() else { return };
-            group.push(first);
-            group.extend(jobs.try_iter().take(GROUP - 1));
-        }
+    while lanes.take(GROUP, &mut group) {
         if let Err(error) = snapshot(&mut connection, &mut group) {
             let failed = StoreError::from(error);
             for job in group.drain(..) {

@@ -10,8 +10,8 @@ use tokenward::{
     },
     store::{
         ApiKey, Application, Authorize, Authorized, Changes, Clients, Connection, ConnectionPatch,
-        Connections, Deleted, Feed, Ledger, OAuthClient, Stamped, StoreResult, Tenants,
-        UnreadAnswer, UnreadAnswers, Values, Whole,
+        Connections, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
+        UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
     },
 };
 
@@ -268,7 +268,7 @@ impl Tenants for SqliteStore {
 
     async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
         let digest = *digest;
-        self.read(move |db| tenants::key_by_digest(db, &digest))
+        self.read_for_a_stranger(move |db| tenants::key_by_digest(db, &digest))
             .await
     }
 
@@ -314,6 +314,12 @@ impl Values for SqliteStore {
 impl Feed for SqliteStore {
     async fn changes(&self, since: Option<u64>) -> StoreResult<Changes> {
         self.read(move |db| changes::since(db, since)).await
+    }
+}
+
+impl Lines for SqliteStore {
+    fn lines(&self) -> Vec<Waiting> {
+        self.reads.waiting().to_vec()
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) trait Disturbed: Send + Sync + fmt::Debug {
     async fn after(&self) {}
 }
 
+impl<T: Disturbed> ports::Lines for T {}
+
 macro_rules! disturbed {
     ($($port:ident { $($verb:ident($($name:ident: $type:ty),*) -> $reply:ty;)* })*) => {
         $(#[async_trait]

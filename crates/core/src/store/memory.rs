@@ -10,9 +10,9 @@ use async_trait::async_trait;
 
 use super::{
     ApiKey, Application, Authorize, Authorized, Change, Changes, Clients, Connection,
-    ConnectionPatch, Connections, Deleted, Feed, Freeze, Ledger, Moving, OAuthClient, Present,
-    Record, ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer, UnreadAnswers,
-    Values,
+    ConnectionPatch, Connections, Deleted, Feed, Freeze, Ledger, Lines, Moving, OAuthClient,
+    Present, Record, ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer,
+    UnreadAnswers, Values,
 };
 use crate::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
@@ -88,7 +88,7 @@ impl MemoryStore {
     /// The state, to be written.
     fn changing(&self) -> StoreResult<MutexGuard<'_, State>> {
         let state = self.state()?;
-        if state.frozen == Some(Freeze::Writes) {
+        if let Some(Freeze::Writes | Freeze::Moved) = state.frozen {
             return Err(StoreError::Frozen);
         }
         Ok(state)
@@ -624,6 +624,8 @@ impl Moving for MemoryStore {
         Ok(())
     }
 }
+
+impl Lines for MemoryStore {}
 
 impl State {
     fn unread_of(&self, grant: &GrantId) -> Vec<UnreadAnswer> {

@@ -1,7 +1,7 @@
 //! The ports: what the vault and the server ask of a store, by audience.
 //!
-//! [`Store`] is all of them. [`Tenants`] and [`Moving`] have defaults, so that a store for one
-//! application alone, which nobody moves, implements neither.
+//! [`Store`] is all of them. [`Tenants`], [`Moving`] and [`Lines`] have defaults, so that a store
+//! for one application alone, which nobody moves, has nothing to write for them.
 
 use std::{fmt, time::Duration};
 
@@ -21,12 +21,21 @@ use crate::{
 
 /// The vault's store: all ports.
 pub trait Store:
-    Ledger + UnreadAnswers + Connections + Clients + Tenants + Values + Feed + Moving
+    Ledger + UnreadAnswers + Connections + Clients + Tenants + Values + Feed + Moving + Lines
 {
 }
 
 impl<T> Store for T where
-    T: Ledger + UnreadAnswers + Connections + Clients + Tenants + Values + Feed + Moving + ?Sized
+    T: Ledger
+        + UnreadAnswers
+        + Connections
+        + Clients
+        + Tenants
+        + Values
+        + Feed
+        + Moving
+        + Lines
+        + ?Sized
 {
 }
 
@@ -260,6 +269,29 @@ pub trait Moving: Send + Sync + fmt::Debug {
     async fn restore(&self, _records: Vec<Record>) -> StoreResult<()> {
         Err(not_kept("moves"))
     }
+}
+
+/// What can be seen of those who wait for the store. By default: nothing.
+pub trait Lines: Send + Sync + fmt::Debug {
+    /// The lines, each with what it has seen since the store was opened.
+    fn lines(&self) -> Vec<Waiting> {
+        Vec::new()
+    }
+}
+
+/// A line before the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Who stands in it: `ledger`, `lookup`, `api_key`.
+    pub line: &'static str,
+    /// How many do at present.
+    pub waiting: u64,
+    /// How many verbs were let through.
+    pub served: u64,
+    /// How many were told that the store is busy.
+    pub refused: u64,
+    /// How long they have waited, all together.
+    pub waited: Duration,
 }
 
 fn not_kept(what: &str) -> StoreError {

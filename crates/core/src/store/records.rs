@@ -175,6 +175,8 @@ pub enum Freeze {
     Claims,
     /// Every write.
     Writes,
+    /// Every write: the vault is in another store, and this one is what it left behind.
+    Moved,
     /// Nothing.
     Nothing,
 }

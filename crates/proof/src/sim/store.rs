@@ -248,6 +248,8 @@ macro_rules! undisturbed {
     };
 }
 
+impl store::Lines for SimStore {}
+
 undisturbed! {
     Tenants {
         add_application(id: &ApplicationId, name: &str) -> Application;

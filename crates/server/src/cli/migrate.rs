@@ -21,8 +21,9 @@ pub(super) struct MigrateOptions {
         required_unless_present = "undo"
     )]
     to: Option<StoreUrl>,
-    /// Let --store take writes again: the move is given up
-    #[arg(long, conflicts_with = "to")]
+    /// Let --store take writes again: the move is given up. If it was finished, --to says where to,
+    /// and nothing may have been written there since
+    #[arg(long)]
     undo: bool,
     /// Print JSON
     #[arg(long)]
@@ -42,20 +43,37 @@ pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyho
     let (source, source_shown) = vault.store.place(&data_dir).await?;
     let source = source.store();
     let output = Output::new(options.json);
-    let Some(to) = options.to.clone() else {
-        source.freeze(Freeze::Nothing).await?;
+    let place = match options.to.clone() {
+        Some(to) => Some(
+            vault
+                .store
+                .elsewhere(to)
+                .place(&data_dir)
+                .await
+                .context("--to")?,
+        ),
+        None => None,
+    };
+    if let Some((_, target_shown)) = &place {
+        ensure!(
+            source_shown != *target_shown,
+            "--store and --to are the same place"
+        );
+    }
+    if options.undo {
+        let target = place
+            .as_ref()
+            .map(|(target, shown)| (target.store(), &**shown));
+        undo(source, &source_shown, target).await?;
         output.say(&json!({ "store": source_shown, "frozen": false }), || {
             format!("{source_shown} takes writes again")
         });
         return Ok(());
+    }
+    let Some((target, target_shown)) = place else {
+        bail!("--to says where the vault goes");
     };
-    let to = vault.store.elsewhere(to);
-    let (target, target_shown) = to.place(&data_dir).await.context("--to")?;
     let target = target.store();
-    ensure!(
-        source_shown != target_shown,
-        "--store and --to are the same place"
-    );
     let Some(pepper) = source.value("pepper").await? else {
         bail!("{source_shown} holds nothing that could be moved");
     };
@@ -71,19 +89,7 @@ pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyho
         ),
     }
 
-    // No refresh begins any more, and those under way end. Then nothing changes any more.
-    source.freeze(Freeze::Claims).await?;
-    for wait in 0.. {
-        if source.claims_in_force().await? == 0 {
-            break;
-        }
-        ensure!(
-            wait < PATIENCE,
-            "refreshes under way do not end; try again, or give up with --undo"
-        );
-        tokio::time::sleep(PAUSE).await;
-    }
-    source.freeze(Freeze::Writes).await?;
+    settle(source).await?;
     target
         .restore(vec![Record::Value(MARK.to_owned(), mark)])
         .await?;
@@ -96,6 +102,8 @@ pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyho
         from.rows,
         there.rows
     );
+    // From here on the old place is what was left behind, whatever becomes of this process.
+    source.freeze(Freeze::Moved).await?;
     // Last: until it has this, no process takes the target for a vault.
     let pepper = Record::Value("pepper".to_owned(), pepper);
     target.restore(vec![pepper]).await?;
@@ -108,6 +116,61 @@ pub(super) async fn run(options: &MigrateOptions, vault: &VaultOptions) -> anyho
             from.rows, from.grants
         )
     });
+    Ok(())
+}
+
+/// No refresh begins any more, and those under way end. Then nothing changes any more.
+async fn settle(source: &dyn Store) -> anyhow::Result<()> {
+    // A move that is taken up again: what was refused must not be let in for a moment.
+    if let Freeze::Writes | Freeze::Moved = source.frozen().await? {
+        return Ok(());
+    }
+    source.freeze(Freeze::Claims).await?;
+    for wait in 0.. {
+        if source.claims_in_force().await? == 0 {
+            break;
+        }
+        ensure!(
+            wait < PATIENCE,
+            "refreshes under way do not end; try again, or give up with --undo"
+        );
+        tokio::time::sleep(PAUSE).await;
+    }
+    source.freeze(Freeze::Writes).await?;
+    Ok(())
+}
+
+/// Gives a move up. Two stores that live beside one another would each send the refresh tokens that
+/// the other one has spent: once a move is finished, the old place comes back only if the new one
+/// holds exactly the same, and then the new one takes no writes any more.
+async fn undo(
+    source: &dyn Store,
+    shown: &str,
+    target: Option<(&dyn Store, &str)>,
+) -> anyhow::Result<()> {
+    if source.frozen().await? == Freeze::Moved {
+        let Some((target, target_shown)) = target else {
+            bail!(
+                "the move of {shown} is finished: its vault lives elsewhere. Give that place with --to, \
+                 so that it can be seen that nothing was written there since"
+            );
+        };
+        // Without it the place is no vault, or not yet.
+        let lives = target.value("pepper").await?.is_some();
+        let before = target.frozen().await?;
+        target.freeze(Freeze::Writes).await?;
+        let (here, there) = (walk(source, None).await?, walk(target, None).await?);
+        if lives && here != there {
+            target.freeze(before).await?;
+            bail!(
+                "{target_shown} has been written to since the move, and {shown} holds refresh tokens \
+                 that may be spent: nothing is undone. To go back, move the vault back: migrate --store \
+                 with the new place, --to with an empty one"
+            );
+        }
+        target.freeze(Freeze::Moved).await?;
+    }
+    source.freeze(Freeze::Nothing).await?;
     Ok(())
 }
 

@@ -45,6 +45,33 @@ fn shown(vault: &TestVault, store: &str) -> (bool, String) {
     (output.status.success(), said(&output))
 }
 
+fn undo(vault: &TestVault, to: Option<&str>) -> (bool, String) {
+    let mut arguments = vec!["migrate", "--undo"];
+    arguments.extend(to.iter().flat_map(|url| ["--to", *url]));
+    let output = vault.command(&arguments).output().unwrap();
+    (output.status.success(), said(&output))
+}
+
+/// Where nothing was written since, a finished move can be undone; then the new place is the one that
+/// was left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_move_is_undone_while_both_places_hold_the_same() {
+    let (sandbox, vault) = world().await;
+    let database = Database::start().await;
+    migrate(&vault, "sqlite", &database.url);
+    let (done, words) = undo(&vault, Some(&database.url));
+    assert!(done, "{words}");
+    let mut there = vault.serve_command(&[]);
+    there.env("TOKENWARD_STORE", &database.url);
+    let there = vault.started(there).await;
+    let here = vault.serve(&[]).await;
+    let validate = "/vault/connections/accounting/sandbox/validate";
+    let refused = there.call(Method::POST, validate).send().await;
+    assert!(!refused.status.is_success(), "{refused:?}");
+    assert_eq!(here.call(Method::POST, validate).send().await.status, 200);
+    assert_eq!(sandbox.books().total.refresh_requests, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_moves_there_and_back_with_all_that_it_holds() {
     let (sandbox, vault) = world().await;
@@ -87,6 +114,14 @@ async fn a_vault_moves_there_and_back_with_all_that_it_holds() {
     assert!(server.stop().await.success());
     let books = sandbox.books().total;
     assert_eq!((books.refresh_requests, books.refreshes_granted), (2, 2));
+
+    // The old place does not come to life again beside it, with a token that is spent.
+    let (done, words) = undo(&vault, None);
+    assert!(!done && words.contains("lives elsewhere"), "{words}");
+    let (done, words) = undo(&vault, Some(&database.url));
+    assert!(!done && words.contains("has been written to"), "{words}");
+    let delete = vault.run(&["connections", "delete", "other/sandbox"]);
+    assert!(!delete.status.success());
 
     // And back, to an empty place: the old file is one that has been left.
     let output = vault
@@ -161,9 +196,12 @@ async fn a_move_that_was_cut_off_is_taken_up_again() {
             .success()
     );
 
-    // Given up.
+    // Given up: nobody can live at a place that holds no vault.
     let delete = ["connections", "delete", "other/sandbox"];
     assert!(!vault.run(&delete).status.success());
-    assert!(vault.run(&["migrate", "--undo"]).status.success());
+    let (done, words) = undo(&vault, None);
+    assert!(!done && words.contains("lives elsewhere"), "{words}");
+    let (done, words) = undo(&vault, Some(&database.url));
+    assert!(done, "{words}");
     assert!(vault.run(&delete).status.success());
 }

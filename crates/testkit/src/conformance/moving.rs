@@ -40,6 +40,11 @@ pub async fn a_frozen_store_says_so(subject: Subject) {
     assert_eq!(kept, Err(StoreError::Frozen));
     assert_eq!(read(store, "g").await.version, 2);
 
+    store.freeze(Freeze::Moved).await.expect("freeze");
+    assert_eq!(store.frozen().await, Ok(Freeze::Moved));
+    let put = store.put_value("v", vec![1]).await;
+    assert_eq!(put, Err(StoreError::Frozen));
+
     store.freeze(Freeze::Nothing).await.expect("thaw");
     assert_eq!(store.frozen().await, Ok(Freeze::Nothing));
     claimed(store, "h", 1, "q", HOUR).await;

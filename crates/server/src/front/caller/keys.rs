@@ -22,7 +22,7 @@ use http::HeaderValue;
 use subtle::ConstantTimeEq as _;
 use tokenward::{
     ApplicationId,
-    store::{ApiKey, Store, StoreError, StoreResult},
+    store::{ApiKey, Store, StoreResult},
     time::{Clock, Moment},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -320,7 +320,7 @@ impl Inner {
         let found = self.store.find(&digest).await;
         let found = found.map_err(|error| {
             // Slow is not away.
-            if let StoreError::Busy(_) = &error {
+            if error.is_slow() {
                 self.answers.fetch_add(1, Ordering::SeqCst);
             }
             error.to_string()

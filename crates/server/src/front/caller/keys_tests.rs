@@ -6,7 +6,10 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use tokenward::time::{StoreTime, TokioClock};
+use tokenward::{
+    store::StoreError,
+    time::{StoreTime, TokioClock},
+};
 use tokio::task::yield_now;
 
 use super::*;
