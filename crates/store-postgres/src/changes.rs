@@ -6,9 +6,9 @@
 //!
 //! That is certain once every transaction has ended that had begun to write when the number was
 //! first missed: whoever announces has written before it takes a number, so that its transaction had
-//! begun by then. A statement that failed thus costs the feed one poll. Where that cannot be known,
-//! because a transaction goes on and on or the engine does not tell, the reader goes on after a
-//! while, and says which numbers it left behind.
+//! begun by then. A statement that failed thus holds nothing up. Where it cannot be known, because a
+//! transaction goes on and on or the engine does not tell, the reader goes on after a while, and says
+//! which numbers it left behind.
 
 use std::{
     collections::BTreeMap,

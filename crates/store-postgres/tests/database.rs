@@ -223,7 +223,7 @@ async fn a_change_that_is_committed_late_is_told() {
 /// A statement that failed after it had taken a number, or the numbers that a crash skips: nothing
 /// has changed, and nobody reads anything anew.
 #[tokio::test]
-async fn a_number_that_never_comes_costs_one_poll() {
+async fn a_number_that_never_comes_is_passed_over() {
     let cluster = cluster(&[]);
     let store = open(&cluster.url()).await;
     granted(&store, "g").await;
@@ -233,12 +233,10 @@ async fn a_number_that_never_comes_costs_one_poll() {
         SELECT setval('tokenward.changes_seq', nextval('tokenward.changes_seq') + 32)";
     cluster.sql("vault", failed).unwrap();
     refreshed(&store, "g", 1).await;
-    let stuck = since;
-    let (told, gap) = grants_told(&store, &mut since).await;
-    assert_eq!((told, gap, since), (vec!["g".into()], false, stuck));
+    let before = since;
     let (told, gap) = grants_told(&store, &mut since).await;
     assert_eq!((told, gap), (vec!["g".into()], false));
-    assert!(since > stuck);
+    assert!(since > before + 33);
     assert_eq!(grants_told(&store, &mut since).await, (Vec::new(), false));
     // A position from the future is one of another database; one from long ago is gone.
     let restored = store.changes(Some(since + 1)).await.unwrap();
