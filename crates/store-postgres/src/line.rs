@@ -135,6 +135,10 @@ impl Line {
             state.lines[class as usize].push_back(sender);
             waiting
         };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it is shown, and nothing is decided by it"
+        )]
         let begun = Instant::now();
         let turn = timeout(class.patience(), waiting).await;
         let mut state = self.state();
