@@ -270,7 +270,7 @@ mod tests {
     async fn turns(line: &Line, class: Class, count: usize) -> Vec<Turn> {
         let mut turns = Vec::new();
         for _ in 0..count {
-            turns.push(line.turn(class).await.ok().expect("free"));
+            turns.push(line.turn(class).await.expect("free"));
         }
         turns
     }
@@ -294,7 +294,7 @@ mod tests {
     #[tokio::test]
     async fn the_ledger_goes_first_whoever_came_before() {
         let line = Line::new(1);
-        let held = line.turn(Class::Stranger).await.ok().expect("free");
+        let held = line.turn(Class::Stranger).await.expect("free");
         let mut stranger = pin!(line.turn(Class::Stranger));
         let mut known = pin!(line.turn(Class::Known));
         let mut ledger = pin!(line.turn(Class::Ledger));
@@ -304,35 +304,35 @@ mod tests {
         drop(held);
         assert!(stranger.as_mut().now_or_never().is_none());
         assert!(known.as_mut().now_or_never().is_none());
-        drop(ledger.await.ok().expect("its turn"));
+        drop(ledger.await.expect("its turn"));
         assert!(stranger.as_mut().now_or_never().is_none());
-        drop(known.await.ok().expect("its turn"));
-        drop(stranger.await.ok().expect("its turn"));
+        drop(known.await.expect("its turn"));
+        drop(stranger.await.expect("its turn"));
     }
 
     #[tokio::test]
     async fn a_stranger_is_not_passed_over_for_ever() {
         let line = Line::new(1);
-        let mut held = line.turn(Class::Known).await.ok().expect("free");
+        let mut held = line.turn(Class::Known).await.expect("free");
         let mut stranger = Box::pin(line.turn(Class::Stranger));
         assert!(stranger.as_mut().now_or_never().is_none());
         for _ in 0..PASSED {
             let mut known = Box::pin(line.turn(Class::Known));
             assert!(known.as_mut().now_or_never().is_none());
             drop(held);
-            held = known.await.ok().expect("its turn");
+            held = known.await.expect("its turn");
         }
         let mut known = Box::pin(line.turn(Class::Known));
         assert!(known.as_mut().now_or_never().is_none());
         drop(held);
-        drop(stranger.await.ok().expect("its turn"));
-        drop(known.await.ok().expect("its turn"));
+        drop(stranger.await.expect("its turn"));
+        drop(known.await.expect("its turn"));
     }
 
     #[tokio::test]
     async fn whoever_goes_away_takes_no_connection_along() {
         let line = Line::new(1);
-        let held = line.turn(Class::Ledger).await.ok().expect("free");
+        let held = line.turn(Class::Ledger).await.expect("free");
         let mut gone = Box::pin(line.turn(Class::Ledger));
         let mut given = Box::pin(line.turn(Class::Ledger));
         let mut last = Box::pin(line.turn(Class::Ledger));
@@ -343,14 +343,14 @@ mod tests {
         // Given to the second one, which leaves before it looks.
         drop(held);
         drop(given);
-        drop(last.await.ok().expect("its turn"));
+        drop(last.await.expect("its turn"));
         assert_eq!(line.state().free, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_has_an_end_and_a_line_a_length() {
         let line = Line::new(1);
-        let _held = line.turn(Class::Ledger).await.ok().expect("free");
+        let _held = line.turn(Class::Ledger).await.expect("free");
         let mut waiting: Vec<_> = (0..Class::Stranger.longest())
             .map(|_| Box::pin(line.turn(Class::Stranger)))
             .collect();
