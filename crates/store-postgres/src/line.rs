@@ -358,7 +358,7 @@ mod tests {
             assert!(one.as_mut().now_or_never().is_none());
         }
         let refused = line.turn(Class::Stranger).now_or_never();
-        assert_eq!(refused.map(|turn| turn.err()), Some(Some(TooBusy)));
+        assert_eq!(refused.map(Result::err), Some(Some(TooBusy)));
         let last = waiting.pop().expect("many");
         assert_eq!(last.await.err(), Some(TooBusy));
         let seen = line.waiting();
