@@ -61,7 +61,7 @@ class UnderCallgrind(machine.Children):
         child = self.start(name, ["valgrind", *options, *command, "--workers", "1"], env)
         for _ in range(600):
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if machine.get(port, "/healthz", {})[0] == 200:
+                if machine.get(port, "/proxy", {})[0] == 401:
                     return child.pid
             if child.poll() is not None:
                 break

@@ -409,7 +409,7 @@ class Tokenward:
     def serve(self, name: str, *arguments) -> Target:
         """Another process on the same vault."""
         port = free_port()
-        command = [self.binary, "serve", "--listen", f"127.0.0.1:{port}", "--allow-private", "127.0.0.0/8"]
+        command = [self.binary, "serve", "--listen", f"127.0.0.1:{port}", "--ops-listen", "off", "--allow-private", "127.0.0.0/8"]
         pid = self.children.serve(name, [*command, *arguments], port, self.env)
         headers = {
             "Authorization": f"Bearer {self.api_key}",

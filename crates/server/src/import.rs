@@ -1,33 +1,13 @@
-//! The import format, shared by the vault API and the command line.
+//! The import format, shared by the vault API and the command line: Apideck's, or a token response as a
+//! provider sent it (RFC 6749 section 5.1).
 
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use tokenward::{Secret, vault::Import};
 
-#[derive(Deserialize)]
-struct Body {
-    credentials: Credentials,
-    #[serde(default)]
-    settings: Option<Map<String, Value>>,
-    #[serde(default)]
-    metadata: Option<Map<String, Value>>,
-}
-
-/// Only these four keys, as Apideck has it: a misspelt one must not lose a token.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Credentials {
-    #[serde(default)]
-    access_token: Option<Secret>,
-    #[serde(default)]
-    refresh_token: Option<Secret>,
-    #[serde(default)]
-    issued_at: Option<String>,
-    #[serde(default)]
-    expires_in: Option<f64>,
-}
+/// No access token is believed to live for longer.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Reads an import.
 ///
@@ -35,61 +15,176 @@ struct Credentials {
 ///
 /// In words for a person; never with a part of the input, which holds tokens.
 pub fn read(bytes: &[u8]) -> Result<Import, String> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        format!(
-            "the import is not JSON: line {}, column {}",
-            error.line(),
-            error.column()
-        )
-    })?;
-    if !value.is_object() {
-        return Err("the import must be a JSON object with `credentials`".to_owned());
+    let mut body = match serde_json::from_slice(text(bytes)?) {
+        Ok(Value::Object(body)) => body,
+        Ok(_) => return Err("the import must be a JSON object with `credentials`".to_owned()),
+        Err(error) => {
+            return Err(format!(
+                "the import is not JSON: line {}, column {}",
+                error.line(),
+                error.column()
+            ));
+        }
+    };
+    if let Some(credentials) = body.remove("credentials") {
+        let Value::Object(credentials) = credentials else {
+            return Err("`credentials` must be an object".to_owned());
+        };
+        let fields = Fields {
+            path: "credentials.",
+            values: credentials,
+        };
+        return Ok(Import {
+            settings: object(&mut body, "settings")?,
+            metadata: object(&mut body, "metadata")?,
+            ..fields.read(Others::Refused)?
+        });
     }
-    let body: Body = serde_json::from_value(value).map_err(|error| explain(&error))?;
-    let Credentials {
-        access_token,
-        refresh_token,
-        issued_at,
-        expires_in,
-    } = body.credentials;
-    let issued_at_ms = issued_at
-        .map(|text| {
-            text.parse::<jiff::Timestamp>()
-                .map(jiff::Timestamp::as_millisecond)
-                .map_err(|_| {
-                    "`credentials.issued_at` is not an RFC 3339 time such as 2026-08-08T10:00:00Z"
-                        .to_owned()
-                })
-        })
-        .transpose()?;
-    let expires_in = expires_in
-        .map(|seconds| {
-            Duration::try_from_secs_f64(seconds)
-                .map(|lifetime| lifetime.min(Duration::from_secs(10 * 365 * 86_400)))
-                .map_err(|_| "`credentials.expires_in` is not a number of seconds".to_owned())
-        })
-        .transpose()?;
-    let token = |token: Option<Secret>| token.filter(|token| !token.is_empty());
-    Ok(Import {
-        access_token: token(access_token),
-        refresh_token: token(refresh_token),
-        issued_at_ms,
-        expires_in,
-        settings: body.settings,
-        metadata: body.metadata,
-        ..Import::default()
-    })
+    if ["access_token", "refresh_token"]
+        .iter()
+        .any(|name| body.contains_key(*name))
+    {
+        let fields = Fields {
+            path: "",
+            values: body,
+        };
+        return fields.read(Others::PassedOver);
+    }
+    Err("missing field `credentials`; or give a token response with `access_token`".to_owned())
 }
 
-/// serde's message without the values that it quotes: they may be tokens.
-fn explain(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    if text.starts_with("missing field") || text.starts_with("unknown field") {
-        return text;
+/// The input without a byte order mark.
+fn text(bytes: &[u8]) -> Result<&[u8], String> {
+    let utf16 = matches!(
+        bytes,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]
+    );
+    if utf16 {
+        return Err("the import is in UTF-16; save it as UTF-8".to_owned());
     }
-    match text.split_once("expected ") {
-        Some((_, expected)) => format!("a value has the wrong type: expected {expected}"),
-        None => "a value has the wrong type".to_owned(),
+    Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
+}
+
+fn object(body: &mut Map<String, Value>, name: &str) -> Result<Option<Map<String, Value>>, String> {
+    match body.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(object)) => Ok(Some(object)),
+        Some(_) => Err(format!("`{name}` must be an object")),
+    }
+}
+
+/// What becomes of names that nobody knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// A misspelt one must not lose a token.
+    Refused,
+    /// Providers add names of their own; refused is only what looks like a token's.
+    PassedOver,
+}
+
+/// Fields of a token response.
+struct Fields {
+    /// What stands before their names.
+    path: &'static str,
+    values: Map<String, Value>,
+}
+
+impl Fields {
+    fn read(mut self, others: Others) -> Result<Import, String> {
+        let import = Import {
+            access_token: self.token("access_token")?,
+            refresh_token: self.token("refresh_token")?,
+            issued_at_ms: self.time("issued_at")?,
+            expires_in: self.seconds("expires_in")?,
+            scope: self.scope()?,
+            ..Import::default()
+        };
+        self.bearer()?;
+        self.values.remove("id_token");
+        for name in self.values.keys() {
+            if others == Others::Refused || name.to_lowercase().contains("token") {
+                let path = self.path;
+                return Err(format!(
+                    "unknown field `{path}{name}`; known are access_token, refresh_token, issued_at, expires_in, scope, \
+                     token_type and id_token"
+                ));
+            }
+        }
+        Ok(import)
+    }
+
+    /// A value that is there and not null.
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.values.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, String> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.wrong(name, "must be text")),
+        }
+    }
+
+    fn wrong(&self, name: &str, why: &str) -> String {
+        format!("`{}{name}` {why}", self.path)
+    }
+
+    fn token(&mut self, name: &str) -> Result<Option<Secret>, String> {
+        let text = self.text(name)?;
+        Ok(text.map(Secret::new).filter(|token| !token.is_empty()))
+    }
+
+    fn time(&mut self, name: &str) -> Result<Option<i64>, String> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let time = text.parse::<jiff::Timestamp>().map_err(|_| {
+            self.wrong(name, "is not an RFC 3339 time such as 2026-08-08T10:00:00Z")
+        })?;
+        Ok(Some(time.as_millisecond()))
+    }
+
+    /// A number, or one in text, as some providers have it.
+    fn seconds(&mut self, name: &str) -> Result<Option<Duration>, String> {
+        let seconds = match self.take(name) {
+            None => return Ok(None),
+            Some(Value::Number(number)) => Number::as_f64(&number),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            Some(_) => None,
+        };
+        let lifetime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        match lifetime {
+            Some(lifetime) => Ok(Some(lifetime.min(LONGEST))),
+            None => Err(self.wrong(name, "is not a number of seconds")),
+        }
+    }
+
+    /// Text with spaces (RFC 6749 section 3.3), or a list.
+    fn scope(&mut self) -> Result<Vec<String>, String> {
+        let wrong = self.wrong("scope", "must be text, or a list of texts");
+        match self.take("scope") {
+            None => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(text.split_whitespace().map(str::to_owned).collect()),
+            Some(Value::Array(list)) => list
+                .into_iter()
+                .map(|scope| match scope {
+                    Value::String(scope) => Ok(scope),
+                    _ => Err(wrong.clone()),
+                })
+                .collect(),
+            Some(_) => Err(wrong),
+        }
+    }
+
+    /// No other type can be used.
+    fn bearer(&mut self) -> Result<(), String> {
+        match self.text("token_type")? {
+            Some(kind) if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") => {
+                Err(self.wrong("token_type", "is not `Bearer`: other tokens cannot be used"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -113,11 +208,11 @@ mod tests {
             ("{}", "missing field `credentials`"),
             (
                 r#"{"credentials":{"acess_token":"at-secret"}}"#,
-                "unknown field `acess_token`",
+                "unknown field `credentials.acess_token`",
             ),
             (
                 r#"{"credentials":{"access_token":17}}"#,
-                "wrong type: expected a string",
+                "`credentials.access_token` must be text",
             ),
             (
                 r#"{"credentials":{"access_token":"at-secret","issued_at":"yesterday"}}"#,
@@ -127,12 +222,46 @@ mod tests {
                 r#"{"credentials":{"access_token":"at-secret","expires_in":-5}}"#,
                 "expires_in",
             ),
-            (r#"{"credentials":"at-secret"}"#, "wrong type"),
+            (
+                r#"{"credentials":{"access_token":"at-secret","token_type":"mac"}}"#,
+                "Bearer",
+            ),
+            (
+                r#"{"access_token":"at-secret","refreshToken":"rt-secret"}"#,
+                "unknown field `refreshToken`",
+            ),
+            (r#"{"credentials":"at-secret"}"#, "must be an object"),
+            (
+                r#"{"credentials":{},"settings":["at-secret"]}"#,
+                "`settings` must be an object",
+            ),
+            ("{\0\"\0", "UTF-16"),
         ] {
             let error = read(body.as_bytes()).unwrap_err();
             assert!(error.contains(expected), "{body}: {error}");
             assert!(!error.contains("at-secret"), "{error}");
+            for rusts in ["struct", "f64", "a map", "expected"] {
+                assert!(!error.contains(rusts), "{error}");
+            }
         }
+    }
+
+    #[test]
+    fn a_providers_own_answer_is_taken_as_it_is() {
+        let answer = r#"{"access_token":"at","token_type":"bearer","expires_in":"3600","refresh_token":"rt",
+            "scope":"read write","id_token":"eyJ","instance_url":"https://x.example"}"#;
+        for prefix in ["", "\u{feff}"] {
+            let import = read(format!("{prefix}{answer}").as_bytes()).unwrap();
+            assert_eq!(import.access_token.unwrap().expose(), "at");
+            assert_eq!(import.refresh_token.unwrap().expose(), "rt");
+            assert_eq!(import.expires_in, Some(Duration::from_secs(3600)));
+            assert_eq!(import.scope, ["read", "write"]);
+        }
+        let inside = format!(
+            r#"{{"credentials":{}}}"#,
+            answer.replace(r#","instance_url":"https://x.example""#, "")
+        );
+        assert_eq!(read(inside.as_bytes()).unwrap().scope.len(), 2);
     }
 
     proptest::proptest! {

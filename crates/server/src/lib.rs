@@ -12,6 +12,9 @@
 //! | [`cli`] | the commands |
 //! | [`demo`] | the race, before and after |
 
+#[macro_use]
+mod print;
+
 pub mod api;
 pub mod cli;
 pub mod config;

@@ -11,10 +11,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokenward::{
     ConnectionKey, ConnectorId, GrantId, TokenError,
-    connector::GrantType,
+    connector::{Connector, GrantType},
     refresh::ledger::GrantRow,
-    store::{Connection, ConnectionPatch, StoreError},
-    vault::{AdminError, Import},
+    store::{Connection, ConnectionPatch, Stamped, StoreError},
+    time::StoreTime,
+    vault::{
+        AdminError, Import,
+        state::{Health, State as Stands},
+    },
 };
 
 use super::{
@@ -91,36 +95,68 @@ impl ApiState {
         Ok(stored.ok_or_else(|| TokenError::UnknownConnection(key.to_string()))?)
     }
 
-    async fn grant(&self, id: Option<GrantId>) -> Result<Option<GrantRow>, ApiError> {
+    async fn grant(&self, id: Option<GrantId>) -> Result<Option<Row>, ApiError> {
         match id {
-            Some(id) => Ok(self.vault.store().grant(&id).await.map_err(store)?.value),
+            Some(id) => Ok(Some(self.vault.store().grant(&id).await.map_err(store)?)),
             None => Ok(None),
         }
+    }
+
+    /// A connection object.
+    fn object(
+        &self,
+        connector: &Connector,
+        unified_api: &str,
+        connection: Option<&Connection>,
+        grant: Option<&Row>,
+        configured: bool,
+    ) -> Value {
+        wire::connection(&Parts {
+            connector,
+            unified_api,
+            connection,
+            grant: grant.and_then(|grant| grant.value.as_ref()),
+            stands: self.stands(connector, connection, grant),
+            configured,
+        })
+    }
+
+    fn stands(
+        &self,
+        connector: &Connector,
+        connection: Option<&Connection>,
+        grant: Option<&Row>,
+    ) -> (Stands, Health) {
+        // Without a grant the time does not matter.
+        let at = grant.map_or(StoreTime(0), |grant| grant.at);
+        let row = grant.and_then(|grant| grant.value.as_ref());
+        self.vault.state(connector, connection, row, at)
     }
 
     /// The connection as it is now.
     async fn shown(&self, key: &ConnectionKey) -> Reply {
         let connector = self.vault.connector_of(key)?;
         let whole = self.vault.store().whole(key).await.map_err(store)?;
-        let (connection, grant, configured) = match whole {
-            Some(whole) => {
-                let grant = whole.grant.and_then(|grant| grant.value);
-                (Some(whole.connection), grant, whole.client.is_some())
-            }
+        let object = match &whole {
+            Some(whole) => self.object(
+                connector,
+                &key.unified_api,
+                Some(&whole.connection),
+                whole.grant.as_ref(),
+                whole.client.is_some(),
+            ),
             None => {
                 let client = self.vault.store().client(&key.application, &key.service);
-                (None, None, client.await.map_err(store)?.is_some())
+                let configured = client.await.map_err(store)?.is_some();
+                self.object(connector, &key.unified_api, None, None, configured)
             }
         };
-        Ok(Json(envelope(wire::connection(&Parts {
-            connector,
-            unified_api: &key.unified_api,
-            connection: connection.as_ref(),
-            grant: grant.as_ref(),
-            configured,
-        }))))
+        Ok(Json(envelope(object)))
     }
 }
+
+/// A grant's row, and when it was read.
+type Row = Stamped<Option<GrantRow>>;
 
 fn store(error: StoreError) -> ApiError {
     AdminError::Store(error).into()
@@ -163,13 +199,9 @@ pub(super) async fn list(
             let Some(connector) = state.vault.catalogue().find(key.service.as_str()) else {
                 continue;
             };
-            list.push(wire::connection(&Parts {
-                connector,
-                unified_api: &key.unified_api,
-                connection: Some(connection),
-                grant: grant.as_ref(),
-                configured: configured(&key.service),
-            }));
+            let configured = configured(&key.service);
+            let api = &key.unified_api;
+            list.push(state.object(connector, api, Some(connection), grant.as_ref(), configured));
         }
     }
     if added != Some(true) {
@@ -181,13 +213,7 @@ pub(super) async fn list(
             for unified_api in apis.filter(|_| configured(&connector.id)) {
                 let mut those = stored.iter().map(|connection| &connection.key);
                 if !those.any(|c| c.service == connector.id && *c.unified_api == **unified_api) {
-                    list.push(wire::connection(&Parts {
-                        connector,
-                        unified_api,
-                        connection: None,
-                        grant: None,
-                        configured: true,
-                    }));
+                    list.push(state.object(connector, unified_api, None, None, true));
                 }
             }
         }
@@ -280,9 +306,9 @@ pub(super) async fn validate(
     };
     let stored = state.stored(&key).await?;
     let grant = state.grant(stored.grant.clone()).await?;
-    let state = wire::state_name(connector, &stored, grant.as_ref());
+    let (stands, _) = state.stands(connector, Some(&stored), grant.as_ref());
     Ok(Json(envelope(
-        json!({ "id": key.wire_id(), "state": state }),
+        json!({ "id": key.wire_id(), "state": stands.as_str() }),
     )))
 }
 

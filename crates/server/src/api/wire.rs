@@ -5,6 +5,7 @@ use tokenward::{
     connector::{Connector, GrantType},
     refresh::ledger::{GrantRow, Standing},
     store::Connection,
+    vault::state::{Health, State},
 };
 
 /// In a connection's metadata, and read-only: which company at the provider it is for.
@@ -21,49 +22,13 @@ pub(super) fn envelope(data: Value) -> Value {
     envelope.into()
 }
 
-/// Where a connection stands: (state, health), in Apideck's words.
-fn state(
-    connector: &Connector,
-    connection: Option<&Connection>,
-    grant: Option<&GrantRow>,
-) -> (&'static str, &'static str) {
-    let Some(connection) = connection else {
-        return ("available", "needs_auth");
-    };
-    let Some(grant) = grant else {
-        return ("added", "needs_auth");
-    };
-    if let Standing::Dead { .. } = grant.standing {
-        return ("invalid", "needs_auth");
-    }
-    let missing = connector.settings.iter().any(|(name, setting)| {
-        setting.required && setting.default.is_none() && !connection.settings.contains_key(name)
-    });
-    if missing {
-        return ("authorized", "missing_settings");
-    }
-    if grant.trouble.is_some() {
-        ("callable", "pending_refresh")
-    } else {
-        ("callable", "ok")
-    }
-}
-
-/// The state alone, for `validate`.
-pub(super) fn state_name(
-    connector: &Connector,
-    connection: &Connection,
-    grant: Option<&GrantRow>,
-) -> &'static str {
-    state(connector, Some(connection), grant).0
-}
-
 /// What a connection object is made of.
 pub(super) struct Parts<'a> {
     pub(super) connector: &'a Connector,
     pub(super) unified_api: &'a str,
     pub(super) connection: Option<&'a Connection>,
     pub(super) grant: Option<&'a GrantRow>,
+    pub(super) stands: (State, Health),
     /// Whether the application has an OAuth client for the connector.
     pub(super) configured: bool,
 }
@@ -75,9 +40,9 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         unified_api,
         connection,
         grant,
+        stands: (state, health),
         configured,
     } = *parts;
-    let (state, health) = state(connector, connection, grant);
     let settings = connection
         .map(|connection| connection.settings.clone())
         .unwrap_or_default();
@@ -117,8 +82,8 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         "unified_api": unified_api,
         "name": connector.name,
         "tag_line": connector.description.as_deref().unwrap_or_default(),
-        "state": state,
-        "health": health,
+        "state": state.as_str(),
+        "health": health.as_str(),
         "integration_state": if configured { "configured" } else { "needs_configuration" },
         "auth_type": "oauth2",
         "oauth_grant_type": grant_type,

@@ -1,11 +1,11 @@
 //! `tokenward applications` and `tokenward keys`.
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use clap::Subcommand;
 use serde_json::json;
 use tokenward::{ApplicationId, Vault};
 
-use super::{AppOption, output::Output};
+use super::{AppOption, exit::NotFound, output::Output};
 use crate::front::caller::new_key;
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +32,13 @@ pub(super) enum Command {
         /// The application's id
         id: String,
     },
+}
+
+impl Command {
+    /// Whether it may be what a vault begins with.
+    pub(super) fn makes_vault(&self) -> bool {
+        matches!(self, Self::Create { .. })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,7 +103,7 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
                 .delete_application(&ApplicationId::from(id.as_str()))
                 .await?
             {
-                bail!("there is no application `{id}`");
+                return Err(NotFound(format!("there is no application `{id}`")).into());
             }
             println!("application {id} deleted");
         }
@@ -150,7 +157,7 @@ pub(super) async fn run_keys(command: &KeyCommand, vault: &Vault) -> anyhow::Res
         }
         KeyCommand::Revoke { id, app } => {
             if !store.delete_key(&app.find(vault).await?, id).await? {
-                bail!("there is no key `{id}`");
+                return Err(NotFound(format!("there is no key `{id}`")).into());
             }
             println!("key {id} revoked; running servers refuse it within a second");
         }

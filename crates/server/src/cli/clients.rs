@@ -1,6 +1,11 @@
 //! `tokenward clients`.
 
-use std::{collections::BTreeMap, io::Read as _, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, Read as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -17,12 +22,19 @@ use tokenward::{
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{AppOption, output::Output};
+use super::{AppOption, exit::NotFound, output::Output};
 use crate::{config::open::Opened, egress::HttpTransport};
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  tokenward clients set --connector xero --client-id ID          (asks for the secret)
+  tokenward clients set --connector xero --client-id ID --client-secret-file secret.txt
+  tokenward clients set --connector oidc --client-id ID --discover https://login.example/";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make or replace an OAuth client; the secret comes from a file or standard input
+    /// Make or replace an OAuth client; the secret comes from a file, standard input or the terminal
+    #[command(after_help = SET_EXAMPLES)]
     Set(Box<Set>),
     /// List an application's OAuth clients
     List {
@@ -50,8 +62,8 @@ pub(super) struct Set {
     /// The client id that the provider gave
     #[arg(long)]
     client_id: String,
-    /// A file with the client secret; `-` reads standard input
-    #[arg(long, value_name = "FILE", required_unless_present = "public")]
+    /// A file with the client secret; `-` reads standard input [default: asks at the terminal]
+    #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
     /// A public client without a secret
     #[arg(long, conflicts_with = "client_secret_file")]
@@ -82,11 +94,14 @@ pub(super) async fn run(command: &Command, opened: &Opened) -> anyhow::Result<()
         Command::Set(set) => {
             let application = set.app.find(vault).await?;
             let connector = ConnectorId::from(set.connector.as_str());
-            let secret = set
-                .client_secret_file
-                .as_ref()
-                .map(read_secret)
-                .transpose()?;
+            let secret = if set.public {
+                None
+            } else {
+                Some(read_secret(
+                    set.client_secret_file.as_deref(),
+                    &set.client_id,
+                )?)
+            };
             let mut settings: BTreeMap<String, String> = BTreeMap::new();
             if let Some(issuer) = &set.discover {
                 settings.extend(endpoints(discover(opened, issuer).await?));
@@ -148,7 +163,10 @@ pub(super) async fn run(command: &Command, opened: &Opened) -> anyhow::Result<()
                 .delete_client(&application, &ConnectorId::from(connector.as_str()))
                 .await?
             {
-                bail!("application {application} has no OAuth client for connector `{connector}`");
+                return Err(NotFound(format!(
+                    "application {application} has no OAuth client for connector `{connector}`"
+                ))
+                .into());
             }
             println!("OAuth client for {connector} deleted");
         }
@@ -156,16 +174,27 @@ pub(super) async fn run(command: &Command, opened: &Opened) -> anyhow::Result<()
     Ok(())
 }
 
-fn read_secret(file: &PathBuf) -> anyhow::Result<Secret> {
+/// From a file, standard input, or who sits at the terminal, where it is not shown.
+fn read_secret(file: Option<&Path>, client_id: &str) -> anyhow::Result<Secret> {
     let mut text = Zeroizing::new(String::new());
-    if file.as_os_str() == "-" {
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("standard input")?;
-    } else {
-        std::fs::File::open(file)
-            .and_then(|mut file| file.read_to_string(&mut text))
-            .with_context(|| format!("client secret file {}", file.display()))?;
+    match file {
+        Some(file) if file.as_os_str() == "-" => {
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("standard input")?;
+        }
+        Some(file) => {
+            std::fs::File::open(file)
+                .and_then(|mut file| file.read_to_string(&mut text))
+                .with_context(|| format!("client secret file {}", file.display()))?;
+        }
+        None if std::io::stdin().is_terminal() => {
+            *text = rpassword::prompt_password(format!("Client secret of {client_id}: "))
+                .context("the terminal")?;
+        }
+        None => bail!(
+            "no client secret was given: name a file with --client-secret-file (`-` is standard input), or say --public"
+        ),
     }
     let secret = text.trim();
     if secret.is_empty() {

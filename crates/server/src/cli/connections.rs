@@ -2,29 +2,36 @@
 
 use std::{io::Read as _, path::PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use serde_json::json;
 use tokenward::{
     ConnectionKey, Vault,
     refresh::ledger::{GrantRow, Standing},
-    store::{Connection, ConnectionPatch},
+    store::{Connection, ConnectionPatch, Stamped},
+    time::StoreTime,
+    vault::state::State,
 };
 use zeroize::Zeroizing;
 
-use super::{AppOption, output::Output};
-use crate::import;
+use super::{AppOption, exit::NotFound, output::Output};
+use crate::{front::caller::LONGEST_CONSUMER, import};
 
 const PLACE_HELP: &str =
     "CONSUMER/UNIFIED_API+SERVICE, or CONSUMER/SERVICE where the service has one unified API";
 
 const IMPORT_HELP: &str = r#"Take over existing tokens from a file or standard input (never from an argument)
 
-The input is Apideck's import format:
+The input is a provider's token response as it is (RFC 6749), or Apideck's import format:
 
   {"credentials": {"access_token": "...", "refresh_token": "...",
                    "issued_at": "2026-08-08T10:00:00Z", "expires_in": 3600},
    "settings": {"tenant_id": "..."}, "metadata": {}}
+
+Examples:
+
+  tokenward connections import acme/xero --file tokens.json
+  curl -s https://.../token ... | tokenward connections import acme/xero
 
 expires_in is in seconds. Without issued_at or expires_in the access token counts as expired and
 is refreshed when it is first asked for."#;
@@ -121,6 +128,10 @@ impl Place {
         else {
             bail!("`{name}`: {usage}");
         };
+        ensure!(
+            consumer.len() <= LONGEST_CONSUMER,
+            "`{name}`: the consumer's id is longer than {LONGEST_CONSUMER} bytes"
+        );
         if let Some((unified_api, service)) = place.split_once('+') {
             return Ok(ConnectionKey::new(
                 application,
@@ -144,7 +155,9 @@ impl Place {
                 "`{name}`: {place} belongs to several unified APIs ({}); {usage}",
                 several.join(", ")
             ),
-            None => bail!("`{name}`: there is no connector `{place}`; {usage}"),
+            None => Err(NotFound(format!(
+                "`{name}`: there is no connector `{place}`; {usage}"
+            )))?,
         }
     }
 }
@@ -169,7 +182,7 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
                 );
             }
             let grant = grant_of(vault, &connection).await?;
-            Output::new(*json).say(&describe(&connection, grant.as_ref()), || {
+            Output::new(*json).say(&describe(vault, &connection, grant.as_ref()), || {
                 format!("connection {key} imported")
             });
         }
@@ -193,7 +206,7 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
         } => {
             let key = place.key(vault).await?;
             if vault.store().connection(&key).await?.is_none() {
-                bail!("there is no connection {key}");
+                return Err(NotFound(format!("there is no connection {key}")).into());
             }
             vault
                 .update(
@@ -220,11 +233,11 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
             let mut rows = Vec::new();
             for connection in &all {
                 let grant = grant_of(vault, connection).await?;
-                list.push(describe(connection, grant.as_ref()));
+                list.push(describe(vault, connection, grant.as_ref()));
                 rows.push(vec![
                     connection.key.to_string(),
-                    standing(grant.as_ref()),
-                    expiry(grant.as_ref()),
+                    standing(vault, connection, grant.as_ref()),
+                    expiry(grant.and_then(|grant| grant.value).as_ref()),
                 ]);
             }
             Output::new(*json).table(
@@ -237,10 +250,10 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
         Command::Show { place, json } => {
             let key = place.key(vault).await?;
             let Some(connection) = vault.store().connection(&key).await? else {
-                bail!("there is no connection {key}")
+                return Err(NotFound(format!("there is no connection {key}")).into());
             };
             let grant = grant_of(vault, &connection).await?;
-            let object = describe(&connection, grant.as_ref());
+            let object = describe(vault, &connection, grant.as_ref());
             Output::new(*json).say(&object, || text(&object));
         }
         Command::Delete { place } => {
@@ -291,19 +304,31 @@ fn read_input(file: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     Ok(input)
 }
 
-async fn grant_of(vault: &Vault, connection: &Connection) -> anyhow::Result<Option<GrantRow>> {
+/// A grant's row, and when it was read.
+type Row = Stamped<Option<GrantRow>>;
+
+async fn grant_of(vault: &Vault, connection: &Connection) -> anyhow::Result<Option<Row>> {
     match &connection.grant {
-        Some(grant) => Ok(vault.store().grant(grant).await?.value),
+        Some(grant) => Ok(Some(vault.store().grant(grant).await?)),
         None => Ok(None),
     }
 }
 
-fn standing(grant: Option<&GrantRow>) -> String {
-    match grant.map(|grant| (&grant.standing, &grant.trouble)) {
-        None => "not authorized".to_owned(),
-        Some((Standing::Dead { .. }, _)) => "dead: re-authorize".to_owned(),
-        Some((Standing::Live, Some(trouble))) => format!("failing since {}", trouble.since),
-        Some((Standing::Live, None)) => "ok".to_owned(),
+/// Where a connection stands, in the server's words and a person's.
+fn standing(vault: &Vault, connection: &Connection, grant: Option<&Row>) -> String {
+    let Some(connector) = vault.catalogue().find(connection.key.service.as_str()) else {
+        return format!("no connector `{}`", connection.key.service);
+    };
+    let at = grant.map_or(StoreTime(0), |grant| grant.at);
+    let row = grant.and_then(|grant| grant.value.as_ref());
+    let (state, health) = vault.state(connector, Some(connection), row, at);
+    match (state, row.map(|row| (&row.standing, &row.trouble))) {
+        (State::Available | State::Added, _) => "not authorized".to_owned(),
+        (State::Authorized, _) => "settings are missing".to_owned(),
+        (State::Invalid, Some((Standing::Dead { .. }, _))) => "dead: re-authorize".to_owned(),
+        (State::Invalid, _) => "expired: re-authorize".to_owned(),
+        (State::Callable, Some((_, Some(trouble)))) => format!("failing since {}", trouble.since),
+        (State::Callable, _) => health.as_str().to_owned(),
     }
 }
 
@@ -314,8 +339,9 @@ fn expiry(grant: Option<&GrantRow>) -> String {
 }
 
 /// Everything about a connection that is not secret.
-fn describe(connection: &Connection, grant: Option<&GrantRow>) -> serde_json::Value {
+fn describe(vault: &Vault, connection: &Connection, row: Option<&Row>) -> serde_json::Value {
     let key = &connection.key;
+    let grant = row.and_then(|row| row.value.as_ref());
     json!({
         "connection": key.to_string(),
         "application": key.application,
@@ -325,7 +351,7 @@ fn describe(connection: &Connection, grant: Option<&GrantRow>) -> serde_json::Va
         "enabled": connection.enabled,
         "settings": connection.settings,
         "metadata": connection.metadata,
-        "state": standing(grant),
+        "state": standing(vault, connection, row),
         "grant": grant.map(|grant| json!({
             "id": grant.id,
             "version": grant.version,

@@ -4,14 +4,18 @@ mod applications;
 mod clients;
 mod connections;
 mod connectors;
+mod exit;
 mod migrate;
 mod output;
+mod reload;
 pub(crate) mod serve;
 mod signals;
 mod tokens;
+mod vault_key;
 
 use std::{process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokenward::{ApplicationId, Vault, VaultConfig, observe::Blind};
 
@@ -25,7 +29,13 @@ use crate::{
 
 /// OAuth connection vault and API gateway: a token is refreshed exactly once per expiry.
 #[derive(Debug, Parser)]
-#[command(name = "tokenward", version, about, arg_required_else_help = true)]
+#[command(
+    name = "tokenward",
+    version,
+    about,
+    arg_required_else_help = true,
+    after_help = exit::HELP
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,9 +62,23 @@ struct Cli {
     log_format: LogFormat,
 }
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  tokenward serve
+  tokenward serve --listen :8700 --tls-cert cert.pem --tls-key key.pem
+  tokenward serve --store postgres://tokenward@db/vault --ops-listen 10.0.0.5:8701";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  curl -H \"Authorization: Bearer $(tokenward token acme/xero)\" https://api.xero.com/connections
+  tokenward token acme/accounting+xero --json
+
+Ends with 3 if the connection must be authorized (again), 4 if it is worth trying later.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway and vault server
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeOptions),
     /// Show the refresh race, and how it does not happen here
     Demo(DemoOptions),
@@ -74,11 +98,15 @@ enum Command {
     #[command(subcommand)]
     Connections(connections::Command),
     /// Print a fresh access token; many processes at once cause one refresh
+    #[command(after_help = TOKEN_EXAMPLES)]
     Token(tokens::TokenOptions),
     /// Force one refresh and tell how it went
     Validate(tokens::ValidateOptions),
     /// Move the vault to another store: from SQLite to PostgreSQL, or back
     Migrate(migrate::MigrateOptions),
+    /// Make and list the keys that the vault is sealed with
+    #[command(subcommand)]
+    VaultKey(vault_key::Command),
     /// Seal everything anew with the first key of the key file
     Reseal(ResealOptions),
 }
@@ -104,14 +132,15 @@ impl AppOption {
         match (&self.app, all.as_slice()) {
             (Some(id), _) => match all.iter().find(|application| application.id.as_str() == id) {
                 Some(application) => Ok(application.id.clone()),
-                None => anyhow::bail!(
+                None => Err(exit::NotFound(format!(
                     "there is no application `{id}`; `tokenward applications list` shows those that exist"
-                ),
+                )))?,
             },
             (None, [only]) => Ok(only.id.clone()),
-            (None, []) => anyhow::bail!(
+            (None, []) => Err(exit::NotFound(
                 "there is no application yet; make one with `tokenward applications create NAME`"
-            ),
+                    .to_owned(),
+            ))?,
             (None, _) => anyhow::bail!("there are several applications; choose one with --app"),
         }
     }
@@ -125,26 +154,35 @@ pub fn main() -> ExitCode {
     } else {
         "warn"
     };
-    if let Err(error) = logs::init(cli.log.as_deref().unwrap_or(default_filter), cli.log_format) {
-        eprintln!("error: {error:#}");
-        return ExitCode::from(2);
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: the async runtime cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(cli)) {
-        Ok(code) => code,
+    let filter = cli.log.as_deref().unwrap_or(default_filter);
+    let _logs = match logs::init(filter, cli.log_format) {
+        Ok(logs) => logs,
         Err(error) => {
             eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    // Threads cost a command more than its work does.
+    let mut runtime = match cli.command {
+        Command::Serve(_) | Command::Demo(_) | Command::Migrate(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let ended = match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(error).context("the async runtime cannot start"),
+    };
+    match (ended, crate::print::failure()) {
+        (Err(error), _) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit::code(&error))
+        }
+        (Ok(_), Some(why)) => {
+            eprintln!("error: standard output could not be written: {why}");
             ExitCode::FAILURE
         }
+        (Ok(code), None) => code,
     }
 }
 
@@ -152,12 +190,17 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let options = &cli.vault;
     match cli.command {
         Command::Serve(serve_options) => {
-            serve::serve(&serve_options, options, signals::stop_on_signal()).await?;
+            serve::serve(&serve_options, options, signals::for_server()?).await?;
         }
         Command::Demo(demo_options) => return demo::run(&demo_options, &options.store).await,
         Command::Connectors(command) => connectors::run(&command, options)?,
         Command::Applications(command) => {
-            applications::run(&command, &open(options).await?).await?;
+            let vault = if command.makes_vault() {
+                open_or_make(options).await?
+            } else {
+                open(options).await?
+            };
+            applications::run(&command, &vault).await?;
         }
         Command::Keys(command) => applications::run_keys(&command, &open(options).await?).await?,
         Command::Clients(command) => clients::run(&command, &open_all(options).await?).await?,
@@ -169,6 +212,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return tokens::validate(&validate_options, &open(options).await?).await;
         }
         Command::Migrate(migrate_options) => migrate::run(&migrate_options, options).await?,
+        Command::VaultKey(command) => vault_key::run(&command, options)?,
         Command::Reseal(reseal_options) => {
             let vault = open(options).await?;
             let count = vault.reseal().await?;
@@ -181,19 +225,28 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open_all(options: &VaultOptions) -> anyhow::Result<Opened> {
-    let config = VaultConfig {
+fn config() -> VaultConfig {
+    VaultConfig {
         refresh_ahead: false,
         ..VaultConfig::default()
-    };
-    let opened = options.open(config, Arc::new(Blind)).await?;
+    }
+}
+
+/// Opens the vault of a command that needs one.
+async fn open_all(options: &VaultOptions) -> anyhow::Result<Opened> {
+    options.open_existing(config(), Arc::new(Blind)).await
+}
+
+/// Opens the vault of a command that may be the first.
+async fn open_or_make(options: &VaultOptions) -> anyhow::Result<Vault> {
+    let opened = options.open(config(), Arc::new(Blind)).await?;
     if let Some(key) = &opened.new_key {
         eprintln!(
             "a new key was made in {}; without it the vault cannot be read: keep a copy of it elsewhere",
             key.display()
         );
     }
-    Ok(opened)
+    Ok(opened.vault)
 }
 
 async fn open(options: &VaultOptions) -> anyhow::Result<Vault> {

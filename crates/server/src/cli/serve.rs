@@ -1,39 +1,49 @@
 //! `tokenward serve`: a server's life: open, listen, drain.
 
-use std::{io, net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
-use tokenward::VaultConfig;
-use tokio::net::{TcpListener, TcpSocket};
-use tokio_util::sync::CancellationToken;
+use tokenward::{Vault, VaultConfig};
+use tokio::net::TcpListener;
 
+use super::{reload::Reload, signals::ServerSignals};
 use crate::{
     api::{ApiState, router},
-    config::{
-        keys,
-        open::{Opened, VaultOptions},
+    config::open::{Opened, VaultOptions},
+    front::{
+        caller::Keys,
+        ops::{self, Ops, OpsListen},
+        router::Server,
     },
-    front::{caller::Keys, router::Server},
     gateway::{Gateway, GatewayConfig},
-    listen::{Workers, timers::ConnectionLimits, tls::TlsOptions},
-    observe::{Metrics, requests::RequestLog},
+    listen::{self, Workers, timers::ConnectionLimits, tls::TlsOptions},
+    observe::{Metrics, requests::RequestLog, sink::Writer},
 };
 
-/// Connections that may wait to be accepted. The system allows `net.core.somaxconn` at most (4,096).
-const BACKLOG: u32 = 4096;
+/// What is left of the time to shut down for refreshes that outlast the requests that began them.
+const FOR_REFRESHES: Duration = Duration::from_secs(5);
 
 /// Options of `tokenward serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServeOptions {
-    /// Where to listen
+    /// Where to listen; `:8700` is all interfaces
     #[arg(
         long,
         env = "TOKENWARD_LISTEN",
         default_value = "127.0.0.1:8700",
-        value_name = "ADDRESS"
+        value_name = "ADDRESS",
+        value_parser = listen::address
     )]
     pub listen: SocketAddr,
+    /// Where operators find /metrics, /healthz and /readyz, which need no key; `off` for nowhere
+    #[arg(
+        long,
+        env = "TOKENWARD_OPS_LISTEN",
+        default_value = "127.0.0.1:8701",
+        value_name = "ADDRESS"
+    )]
+    pub ops_listen: OpsListen,
     #[command(flatten)]
     pub tls: TlsOptions,
     /// Write a line of JSON for each request to /proxy to this file, or `-` for standard output
@@ -45,8 +55,8 @@ pub(crate) struct ServeOptions {
     /// Refresh only when a request needs it, not ahead of time
     #[arg(long)]
     pub no_refresh_ahead: bool,
-    /// How long requests under way may take to finish at shutdown, in seconds
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    /// How long requests and refreshes under way may take to finish at shutdown, in seconds
+    #[arg(long, default_value_t = 25, value_name = "SECONDS")]
     pub shutdown_wait: u64,
     /// Threads that serve requests [default: one for each processor]
     #[arg(long, value_name = "N")]
@@ -120,7 +130,7 @@ impl ServeOptions {
     }
 }
 
-/// Runs a server until `stop` is cancelled.
+/// Runs a server until a signal stops it.
 ///
 /// # Errors
 ///
@@ -128,7 +138,7 @@ impl ServeOptions {
 pub(crate) async fn serve(
     options: &ServeOptions,
     vault_options: &VaultOptions,
-    stop: CancellationToken,
+    signals: ServerSignals,
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let metrics = Metrics::default();
@@ -142,24 +152,9 @@ pub(crate) async fn serve(
         .open(config, Arc::new(metrics.clone()))
         .await?;
     let tls = options.tls.open()?;
-    // The writer is waited for when all else has ended.
-    let (log, _writer) = match &options.request_log {
-        None => (RequestLog::default(), None),
-        Some(file) => {
-            let cannot = || format!("cannot write the request log {}", file.display());
-            let (log, writer) = RequestLog::open(file).with_context(cannot)?;
-            (log, Some(writer))
-        }
-    };
-    let listener = bind(options.listen).with_context(|| {
-        format!(
-            "cannot listen on {}; choose another address with --listen",
-            options.listen
-        )
-    })?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", listener.local_addr()?);
-    greet(options, &opened, &url).await?;
+    let (log, log_writer) = request_log(options, &metrics)?;
+    let listeners = Listeners::bind(options)?;
+    greet(options, &opened, &listeners, tls.is_some()).await?;
     let Opened {
         vault, connector, ..
     } = opened;
@@ -189,8 +184,6 @@ pub(crate) async fn serve(
             keys: api_keys,
         }),
         vault: vault.clone(),
-        metrics,
-        stopping: stop.clone(),
         ids: Arc::default(),
         library: options.http == Http::Library,
     };
@@ -199,63 +192,146 @@ pub(crate) async fn serve(
         server.clone().start_upkeep();
         server
     };
+    let ServerSignals {
+        stop,
+        reload: asked,
+    } = signals;
     let patience = Duration::from_secs(options.shutdown_wait);
+    let for_requests = patience.saturating_sub(FOR_REFRESHES).max(patience / 2);
     let count = options.workers.map_or_else(
         || std::thread::available_parallelism().map_or(1, NonZero::get),
         NonZero::get,
     );
-    let mut workers = Workers::start(count, patience, options.limits(), tls.as_ref(), make)
+    let mut workers = Workers::start(count, for_requests, options.limits(), tls.as_ref(), make)
         .context("the workers cannot start")?;
-    let renewed = async {
-        match tls {
-            Some(tls) => tls.follow().await,
-            None => std::future::pending().await,
+    let clock = vault.clock();
+    let life = async {
+        let stopped = async {
+            stop.cancelled().await;
+            clock.now()
+        };
+        let (all_done, stopped) =
+            tokio::join!(workers.listen(listeners.public, stop.clone()), stopped);
+        if !all_done {
+            tracing::warn!("some requests were cut off at shutdown");
         }
+        drain(&vault, clock.now().until(stopped + patience)).await;
     };
-    let all_done = tokio::select! {
-        all_done = workers.listen(listener, stop) => all_done,
-        never = renewed => match never {},
-        never = keys::follow(vault.clone(), vault_options.clone()) => match never {},
+    let ops = Ops::new(vault.clone(), metrics, stop.clone());
+    let reload = Reload {
+        vault: &vault,
+        options: vault_options,
+        tls: tls.as_ref(),
+        log: log_writer.as_ref(),
     };
-    if !all_done {
-        tracing::warn!("some requests were cut off at shutdown");
-    }
-    // Requests may have ended before the refreshes that they began.
-    let longest_call = vault.config().answer_timeout + Duration::from_secs(5);
-    if vault.drain(longest_call).await {
-        tracing::info!("stopped; no refresh was under way");
-    } else {
-        tracing::warn!("stopped while a refresh was under way; the next start takes it over");
+    let beside = async {
+        tokio::join!(
+            answer_operators(ops, listeners.ops),
+            reload.follow_certificate(),
+            reload.follow(asked),
+        )
+    };
+    tokio::select! {
+        () = life => {}
+        _ = beside => {}
     }
     Ok(())
 }
 
-/// Listens, with room for a herd: the standard library's would turn away all but 128 of those who come
-/// at once, to try again a second later.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    // As the standard library does: a restart need not wait for the connections of before.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+/// Where a server is asked.
+struct Listeners {
+    public: TcpListener,
+    ops: Option<TcpListener>,
 }
 
-async fn greet(options: &ServeOptions, opened: &Opened, url: &str) -> anyhow::Result<()> {
+impl Listeners {
+    fn bind(options: &ServeOptions) -> anyhow::Result<Self> {
+        let public = listen::bind(options.listen).with_context(|| {
+            format!(
+                "cannot listen on {}; choose another address with --listen",
+                options.listen
+            )
+        })?;
+        let ops = match options.ops_listen {
+            OpsListen::Off => None,
+            OpsListen::At(address) => Some(ops::bind(address)?),
+        };
+        Ok(Self { public, ops })
+    }
+}
+
+/// The request log, and its writer, which is to be dropped last.
+fn request_log(
+    options: &ServeOptions,
+    metrics: &Metrics,
+) -> anyhow::Result<(RequestLog, Option<Writer>)> {
+    let Some(file) = &options.request_log else {
+        return Ok((RequestLog::default(), None));
+    };
+    let lost = metrics.request_lines_lost.clone();
+    let (log, writer) = RequestLog::open(file, lost)
+        .with_context(|| format!("cannot write the request log {}", file.display()))?;
+    Ok((log, Some(writer)))
+}
+
+async fn answer_operators(ops: Ops, listener: Option<TcpListener>) {
+    match listener {
+        Some(listener) => ops.serve(listener).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Requests may have ended before the refreshes that they began.
+async fn drain(vault: &Vault, patience: Duration) {
+    if vault.drain(patience).await {
+        tracing::info!("stopped; no refresh was under way");
+    } else {
+        tracing::warn!("stopped while a refresh was under way; the next start takes it over");
+    }
+}
+
+async fn greet(
+    options: &ServeOptions,
+    opened: &Opened,
+    listeners: &Listeners,
+    tls: bool,
+) -> anyhow::Result<()> {
+    let scheme = if tls { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listeners.public.local_addr()?);
+    let ops = match &listeners.ops {
+        Some(listener) => Some(format!("http://{}", listener.local_addr()?)),
+        None => None,
+    };
+    let vault = &opened.vault;
+    let keys: Vec<_> = vault.keyring().ids().map(ToString::to_string).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listening = url,
+        ops = ops.as_deref().unwrap_or("off"),
+        store = opened.store,
+        keys = keys.join(" "),
+        connectors = vault.catalogue().iter().count(),
+        "started"
+    );
     if let Some(key) = &opened.new_key {
         tracing::warn!(file = %key.display(), "a new key was made; without it the vault cannot be read: keep a copy of it elsewhere");
     }
     if options.json {
         println!(
             "{}",
-            serde_json::json!({ "listening": url, "data_dir": opened.data_dir, "store": opened.store })
+            serde_json::json!({
+                "listening": url,
+                "ops": ops,
+                "data_dir": opened.data_dir,
+                "store": opened.store,
+            })
         );
     } else {
         println!("listening on {url}, vault in {}", opened.store);
-        if opened.vault.store().applications().await?.is_empty() {
+        if let Some(ops) = &ops {
+            println!("metrics, health and readiness on {ops}");
+        }
+        if vault.store().applications().await?.is_empty() {
             println!("no application yet; make one with: tokenward applications create NAME");
         }
     }

@@ -1,11 +1,18 @@
 //! `tokenward token` and `tokenward validate`: the embedded vault, without a server.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::{self, ExitCode},
+    time::Duration,
+};
 
 use serde_json::json;
 use tokenward::{Held, TokenError, Vault};
 
-use super::{connections::Place, output::Output, signals};
+use super::{
+    connections::Place,
+    output::Output,
+    signals::{INTERRUPTED, Signals},
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TokenOptions {
@@ -28,7 +35,7 @@ pub(super) struct ValidateOptions {
 pub(super) async fn token(options: &TokenOptions, vault: &Vault) -> anyhow::Result<ExitCode> {
     let key = options.place.key(vault).await?;
     let Some(token) = uninterrupted(vault, vault.token(&key)).await? else {
-        return Ok(ExitCode::from(130));
+        return Ok(ExitCode::from(INTERRUPTED));
     };
     let object = json!({
         "access_token": token.secret().expose(),
@@ -43,7 +50,7 @@ pub(super) async fn token(options: &TokenOptions, vault: &Vault) -> anyhow::Resu
 pub(super) async fn validate(options: &ValidateOptions, vault: &Vault) -> anyhow::Result<ExitCode> {
     let key = options.place.key(vault).await?;
     let Some(token) = uninterrupted(vault, vault.validate(&key)).await? else {
-        return Ok(ExitCode::from(130));
+        return Ok(ExitCode::from(INTERRUPTED));
     };
     let object = json!({
         "connection": key.to_string(),
@@ -59,24 +66,26 @@ pub(super) async fn validate(options: &ValidateOptions, vault: &Vault) -> anyhow
 }
 
 /// Waits for a token. A signal ends the wait, but not a refresh that is under way: its answer
-/// is saved first. `None`: interrupted.
+/// is saved first, unless a second signal insists. `None`: interrupted.
 async fn uninterrupted(
     vault: &Vault,
     wait: impl Future<Output = Result<Held, TokenError>>,
-) -> Result<Option<Held>, TokenError> {
+) -> anyhow::Result<Option<Held>> {
     let longest = vault.config().answer_timeout + Duration::from_secs(5);
-    tokio::select! {
-        result = wait => {
-            // An error may leave a flight behind (a deadline passed): let it land.
-            if result.is_err() {
-                vault.drain(longest).await;
-            }
-            result.map(Some)
-        }
-        () = signals::signal() => {
-            eprintln!("interrupted; waiting for the refresh under way to be saved");
-            vault.drain(longest).await;
+    let mut signals = Signals::listen()?;
+    let outcome = tokio::select! {
+        // An error may leave a flight behind (a deadline passed): let it land.
+        result = wait => match result {
+            Ok(token) => return Ok(Some(token)),
+            Err(error) => Err(error.into()),
+        },
+        () = signals.any() => {
+            eprintln!("interrupted; waiting for the refresh under way to be saved; again ends at once");
             Ok(None)
         }
+    };
+    tokio::select! {
+        _ = vault.drain(longest) => outcome,
+        () = signals.any() => process::exit(INTERRUPTED.into()),
     }
 }

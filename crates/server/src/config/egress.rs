@@ -1,12 +1,20 @@
 //! The options of the way out.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use clap::Args;
 use ipnet::IpNet;
 use tokenward::Secret;
 
 use crate::egress::{AddressRules, Connector, ExtraRoots, Proxies};
+
+/// A network, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = |_| text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(address).map_err(|_| {
+        "neither a network, such as 10.1.0.0/16, nor an address, such as 127.0.0.1".to_owned()
+    })
+}
 
 /// Options of whatever connects to providers.
 #[derive(Clone, Debug, Default, Args)]
@@ -16,13 +24,14 @@ use crate::egress::{AddressRules, Connector, ExtraRoots, Proxies};
 )]
 #[command(next_help_heading = "Network options")]
 pub struct EgressOptions {
-    /// A private network that tokens may go to, such as 10.1.0.0/16 (may be repeated)
+    /// A private network or address that tokens may go to, such as 10.1.0.0/16 (may be repeated)
     #[arg(
         long,
         global = true,
         env = "TOKENWARD_ALLOW_PRIVATE",
         value_name = "NETWORK",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = network
     )]
     pub allow_private: Vec<IpNet>,
     /// The proxy to reach providers through, or `none` [default: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY]. NO_PROXY exempts hosts

@@ -1,6 +1,6 @@
 //! A vault from command-line options, and where its rows lie.
 
 pub mod egress;
-pub(crate) mod keys;
+mod keys;
 pub mod open;
 pub mod place;

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,10 +9,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use tokenward::{
-    Secret, Vault, VaultConfig,
+    Vault, VaultConfig,
     connector::Catalogue,
     observe::Observer,
-    seal::{Key, Keyring},
     spool::FolderSpool,
     time::{Clock, SeededChance, SystemClock},
     vault::VaultParts,
@@ -41,7 +39,7 @@ pub struct VaultOptions {
     /// A folder of connector files (*.toml) beside the shipped ones [default: DATA_DIR/connectors]
     #[arg(long, global = true, env = "TOKENWARD_CONNECTORS", value_name = "DIR")]
     pub connectors: Option<PathBuf>,
-    /// The file with the vault's key(s); the first seals, all open [default: DATA_DIR/key]
+    /// The file with the vault's key(s); the first seals, all open. Or give the key itself in the environment variable TOKENWARD_KEY [default: DATA_DIR/key]
     #[arg(long, global = true, env = "TOKENWARD_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     #[command(flatten)]
@@ -116,6 +114,32 @@ impl VaultOptions {
         config: VaultConfig,
         observer: Arc<dyn Observer>,
     ) -> anyhow::Result<Opened> {
+        self.open_or_make(config, observer, true).await
+    }
+
+    /// Opens a vault that exists: for those who only want to look into it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and if there is none. Nothing is made then.
+    pub async fn open_existing(
+        &self,
+        config: VaultConfig,
+        observer: Arc<dyn Observer>,
+    ) -> anyhow::Result<Opened> {
+        let folder = self.folder()?;
+        if self.store.is_embedded() && !folder.join("vault.db").exists() {
+            bail!(no_vault(&folder.display().to_string()));
+        }
+        self.open_or_make(config, observer, false).await
+    }
+
+    async fn open_or_make(
+        &self,
+        config: VaultConfig,
+        observer: Arc<dyn Observer>,
+        make: bool,
+    ) -> anyhow::Result<Opened> {
         let catalogue = self.catalogue()?;
         let connector = self.egress.connector()?;
         let data_dir = self.folder()?;
@@ -126,6 +150,9 @@ impl VaultOptions {
             )
         })?;
         let OpenStore { store, shown, used } = self.store.open(&data_dir).await?;
+        if !used && !make {
+            bail!(no_vault(&shown));
+        }
         let (keyring, new_key) = self.keyring(&data_dir, used)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let transport = HttpTransport::new(connector.clone(), clock.clone());
@@ -151,80 +178,13 @@ impl VaultOptions {
             new_key,
         })
     }
-
-    /// The keys as they are given now, to a vault that is open.
-    pub(crate) fn keys_again(&self) -> anyhow::Result<Keyring> {
-        let (keys, _) = self.keyring(&self.folder()?, true)?;
-        Ok(keys)
-    }
-
-    fn keyring(
-        &self,
-        data_dir: &Path,
-        vault_exists: bool,
-    ) -> anyhow::Result<(Keyring, Option<PathBuf>)> {
-        if let Some(text) = std::env::var_os("TOKENWARD_KEY").filter(|text| !text.is_empty()) {
-            let text = text
-                .into_string()
-                .map_err(|_| anyhow::anyhow!("TOKENWARD_KEY is not text"))?;
-            return Ok((
-                Keyring::parse(&Secret::new(text)).context("TOKENWARD_KEY")?,
-                None,
-            ));
-        }
-        let (file, given) = match &self.key_file {
-            Some(file) => (file.clone(), true),
-            None => (data_dir.join("key"), false),
-        };
-        if given || vault_exists || file.exists() {
-            return match fs::read_to_string(&file) {
-                Ok(text) => Ok((
-                    Keyring::parse(&Secret::new(text))
-                        .with_context(|| format!("key file {}", file.display()))?,
-                    None,
-                )),
-                Err(error) if vault_exists => bail!(
-                    "the key file {} cannot be read: {error}. The vault exists, so a new key would not open it: put the \
-                     key back, or give it with --key-file or TOKENWARD_KEY",
-                    file.display()
-                ),
-                Err(error) => bail!("the key file {} cannot be read: {error}", file.display()),
-            };
-        }
-        make_key(&file)
-    }
 }
 
-/// Makes a key file, or reads the one that another process made in the same moment.
-fn make_key(file: &Path) -> anyhow::Result<(Keyring, Option<PathBuf>)> {
-    let key = Key::generate();
-    let aside = file.with_extension(format!("new-{}", std::process::id()));
-    let written = (|| {
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut aside_file = options.open(&aside)?;
-        writeln!(aside_file, "{}", key.to_text().expose())?;
-        aside_file.sync_all()?;
-        // Fails if somebody else's key is there: theirs counts.
-        let linked = fs::hard_link(&aside, file);
-        fs::remove_file(&aside)?;
-        linked
-    })();
-    match written {
-        Ok(()) => Ok((Keyring::new(vec![key])?, Some(file.to_owned()))),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let text = Secret::new(fs::read_to_string(file)?);
-            Ok((
-                Keyring::parse(&text).with_context(|| format!("key file {}", file.display()))?,
-                None,
-            ))
-        }
-        Err(error) => {
-            Err(error).with_context(|| format!("the key file {} cannot be made", file.display()))
-        }
-    }
+fn no_vault(place: &str) -> String {
+    format!(
+        "there is no vault in {place} yet; `tokenward applications create NAME` makes one, --data-dir and --store lead \
+         to another"
+    )
 }
 
 fn make_private_folder(folder: &Path) -> std::io::Result<()> {

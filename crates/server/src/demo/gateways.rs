@@ -77,6 +77,8 @@ impl Gateways {
                 "--json",
                 "--listen",
                 "127.0.0.1:0",
+                "--ops-listen",
+                "off",
                 "--log",
                 "error",
                 "--allow-private",

@@ -5,5 +5,6 @@ pub mod caller;
 pub(crate) mod connection;
 pub mod error;
 mod lane;
+pub(crate) mod ops;
 pub(crate) mod request_id;
 pub(crate) mod router;

@@ -1,11 +1,11 @@
-//! Who answers a request: the gateway, the vault API, or one of the server's own pages.
+//! Who answers a request: the gateway or the vault API.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response};
 use tokenward::Vault;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     gateway::{CallerBody, Gateway, GatewayBody, Sent},
-    observe::{Metrics, requests::FLUSH_EVERY},
+    observe::requests::FLUSH_EVERY,
 };
 
 /// How often connections that have been idle for too long are looked for.
@@ -26,8 +26,6 @@ pub(crate) struct Server {
     pub(crate) gateway: Gateway,
     pub(crate) api: axum::Router,
     pub(crate) vault: Vault,
-    pub(crate) metrics: Metrics,
-    pub(crate) stopping: CancellationToken,
     pub(crate) ids: Arc<RequestIds>,
     /// HTTP/1.1 is left to an HTTP library.
     pub(crate) library: bool,
@@ -93,59 +91,15 @@ impl Server {
     }
 
     async fn answer_otherwise(&self, request: Request<CallerBody>) -> Response<GatewayBody> {
-        match request.uri().path() {
-            "/healthz" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.ready().await,
-            "/metrics" => {
-                let mut response = text(StatusCode::OK, &self.metrics.render());
-                let kind = HeaderValue::from_static(
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                );
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
-            }
-            _ => {
-                let never = self.api.clone().oneshot(request.map(Body::new)).await;
-                never
-                    .unwrap_or_else(|never| match never {})
-                    .map(GatewayBody::from)
-            }
-        }
-    }
-
-    /// Whether requests should be sent here: not while stopping, while the store is
-    /// down, or without the keys for what is in it.
-    async fn ready(&self) -> Response<GatewayBody> {
-        if self.stopping.is_cancelled() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
-        }
-        let causes = self.vault.readiness(READY_WITHIN).await;
-        if causes.is_empty() {
-            return text(StatusCode::OK, "ready\n");
-        }
-        let causes: String = causes.iter().map(|cause| format!("{cause}\n")).collect();
-        tracing::warn!(causes = causes.trim_end(), "not ready");
-        text(StatusCode::SERVICE_UNAVAILABLE, &causes)
+        let never = self.api.clone().oneshot(request.map(Body::new)).await;
+        never
+            .unwrap_or_else(|never| match never {})
+            .map(GatewayBody::from)
     }
 }
-
-/// For the store's answer to the question whether it is there.
-const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// With a name for people who ask about it.
 fn named(mut response: Response<GatewayBody>, id: HeaderValue) -> Response<GatewayBody> {
     response.headers_mut().insert(REQUEST_ID, id);
-    response
-}
-
-fn text(status: StatusCode, text: &str) -> Response<GatewayBody> {
-    let mut response = Response::new(GatewayBody::from(bytes::Bytes::copy_from_slice(
-        text.as_bytes(),
-    )));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
     response
 }

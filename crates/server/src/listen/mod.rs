@@ -1,6 +1,7 @@
 //! Bytes in: the accept loop and its workers, TLS, and the timers that keep a slow or silent client from
 //! holding a connection for ever. What is said on a connection is not known here.
 
+mod bind;
 pub(crate) mod timers;
 pub mod tls;
 mod workers;
@@ -11,7 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use self::timers::ConnectionTimer;
-pub(crate) use self::workers::Workers;
+pub(crate) use self::{
+    bind::{address, bind},
+    workers::Workers,
+};
 
 /// What serves connections.
 pub(crate) trait Serve: Send + Sync + 'static {

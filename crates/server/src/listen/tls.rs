@@ -109,27 +109,32 @@ impl Tls {
     /// Takes up the certificate anew whenever its files change; never ends. One that cannot be used
     /// leaves the old one in place, and is looked at again.
     pub(crate) async fn follow(self) -> Infallible {
-        let current = self.current;
-        let mut seen = current.written();
+        let mut seen = self.current.written();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let written = current.written();
-            if written == seen {
-                continue;
+            let written = self.current.written();
+            if written != seen && self.renew() {
+                seen = written;
             }
-            match read(&current.cert, &current.key, &current.provider) {
-                Ok(certified) => {
-                    current.certified.store(Arc::new(certified));
-                    seen = written;
-                    tracing::info!(file = %current.cert.display(), "the new certificate is in use");
-                }
-                // Half of the pair may be there only.
-                Err(error) => {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "the new certificate cannot be used; the old one stays"
-                    );
-                }
+        }
+    }
+
+    /// Takes up the certificate anew; `false`: it cannot be used, and the old one stays.
+    pub(crate) fn renew(&self) -> bool {
+        let current = &self.current;
+        match read(&current.cert, &current.key, &current.provider) {
+            Ok(certified) => {
+                current.certified.store(Arc::new(certified));
+                tracing::info!(file = %current.cert.display(), "the new certificate is in use");
+                true
+            }
+            // Half of the pair may be there only.
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the new certificate cannot be used; the old one stays"
+                );
+                false
             }
         }
     }

@@ -9,6 +9,7 @@ use prometheus_client::{
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::Registry,
 };
@@ -63,6 +64,8 @@ pub struct Metrics {
     proxied: [Count; 6],
     proxy_seconds: Durations,
     proxy_again: Family<Event, Counter>,
+    /// Lines of the request log that were left out.
+    pub(crate) request_lines_lost: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -78,6 +81,15 @@ pub enum Again {
     Rejected,
     /// The API or the network failed.
     Failed,
+}
+
+impl Again {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "token_rejected",
+            Self::Failed => "api_failed",
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -160,6 +172,32 @@ impl Default for Metrics {
             proxy_again.clone(),
         );
 
+        registry.register(
+            "log_lines_lost",
+            "Lines of the server's log that were left out, because nobody took them",
+            super::logs::lost(),
+        );
+        let request_lines_lost = Counter::default();
+        registry.register(
+            "request_log_lines_lost",
+            "Lines of the request log that were left out, because nobody took them",
+            request_lines_lost.clone(),
+        );
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The server's build", version);
+
+        // Begin at 0, so that a first increase is one.
+        for outcome in OUTCOMES {
+            let outcome = name(outcome);
+            let _ = refreshes.get_or_create(&Outcome { outcome });
+        }
+        for event in ["pending", "recovered", "died"] {
+            let _ = grants.get_or_create(&Event { event });
+        }
+        for why in [Again::Rejected, Again::Failed] {
+            let _ = proxy_again.get_or_create(&Event { event: why.name() });
+        }
+
         let how = |how| served.get_or_create(&How { how }).clone();
         let status = |status| by_status.get_or_create(&Status { status }).clone();
         Self {
@@ -187,17 +225,23 @@ impl Default for Metrics {
             ],
             proxy_seconds,
             proxy_again,
+            request_lines_lost,
             registry: Arc::new(registry),
         }
     }
 }
 
 impl Metrics {
-    /// The text that Prometheus reads.
-    pub fn render(&self) -> String {
+    /// All metrics as `OpenMetrics` text.
+    pub fn open_metrics(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
         text
+    }
+
+    /// All metrics in Prometheus' own text format.
+    pub fn plain_text(&self) -> String {
+        plain(&self.open_metrics())
     }
 
     /// A proxied request was answered; `None`: with an error of the gateway itself.
@@ -209,11 +253,8 @@ impl Metrics {
 
     /// A request was sent to an API a second time.
     pub fn proxied_again(&self, why: Again) {
-        let event = match why {
-            Again::Rejected => "token_rejected",
-            Again::Failed => "api_failed",
-        };
-        self.proxy_again.get_or_create(&Event { event }).inc();
+        let event = Event { event: why.name() };
+        self.proxy_again.get_or_create(&event).inc();
     }
 }
 
@@ -284,6 +325,20 @@ impl Metrics {
     }
 }
 
+const OUTCOMES: [FlightOutcome; 11] = [
+    FlightOutcome::Refreshed,
+    FlightOutcome::Adopted,
+    FlightOutcome::Failed(FailureKind::NotSent),
+    FlightOutcome::Failed(FailureKind::Throttled),
+    FlightOutcome::Failed(FailureKind::Configuration),
+    FlightOutcome::Failed(FailureKind::Unknown),
+    FlightOutcome::Deferred,
+    FlightOutcome::Dead,
+    FlightOutcome::GateShut,
+    FlightOutcome::Missing,
+    FlightOutcome::StoreDown,
+];
+
 fn name(outcome: FlightOutcome) -> &'static str {
     match outcome {
         FlightOutcome::Refreshed => "refreshed",
@@ -297,5 +352,83 @@ fn name(outcome: FlightOutcome) -> &'static str {
         FlightOutcome::GateShut => "gate_shut",
         FlightOutcome::Missing => "missing",
         FlightOutcome::StoreDown => "store_down",
+    }
+}
+
+/// `OpenMetrics` text as Prometheus' own format (0.0.4): there the name of a counter ends in `_total`
+/// also where its help and type are told, and there are neither infos nor an end.
+fn plain(open: &str) -> String {
+    let mut plain = String::with_capacity(open.len());
+    // A metric's help comes before its type, and its name depends on that.
+    let mut help = None;
+    for line in open.lines() {
+        let told = line.strip_prefix("# ").and_then(|told| {
+            let (what, told) = told.split_once(' ')?;
+            let (name, told) = told.split_once(' ')?;
+            Some((what, name, told))
+        });
+        match told {
+            Some(("HELP", name, told)) => help = Some((name, told)),
+            Some(("TYPE", name, kind)) => {
+                let (end, kind) = match kind {
+                    "counter" => ("_total", "counter"),
+                    "info" => ("_info", "gauge"),
+                    "unknown" => ("", "untyped"),
+                    other => ("", other),
+                };
+                if let Some((of, told)) = help.take()
+                    && of == name
+                {
+                    plain.push_str(&format!("# HELP {name}{end} {told}\n"));
+                }
+                plain.push_str(&format!("# TYPE {name}{end} {kind}\n"));
+            }
+            Some(_) => {}
+            None if line.starts_with('#') => {}
+            None => {
+                plain.push_str(line);
+                plain.push('\n');
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_begin_at_zero_and_are_helped_in_both_formats() {
+        let metrics = Metrics::default();
+        let (open, plain) = (metrics.open_metrics(), metrics.plain_text());
+        for text in [&open, &plain] {
+            for sample in [
+                "tokenward_refreshes_total{outcome=\"refreshed\"} 0\n",
+                "tokenward_refreshes_total{outcome=\"no_answer\"} 0\n",
+                "tokenward_grant_events_total{event=\"died\"} 0\n",
+                "tokenward_proxy_repeats_total{event=\"api_failed\"} 0\n",
+                "tokenward_build_info{version=",
+            ] {
+                let sample = sample.replace("no_answer", "unknown");
+                assert!(text.contains(&sample), "{sample}: {text}");
+            }
+        }
+        assert!(open.ends_with("# EOF\n"));
+        assert!(!plain.contains("# EOF"));
+        // Every sample of the plain text has a help and a type under a name that it begins with.
+        let mut name = "";
+        for line in plain.lines() {
+            if let Some(told) = line.strip_prefix("# HELP ") {
+                name = told.split(' ').next().unwrap();
+            } else if let Some(told) = line.strip_prefix("# TYPE ") {
+                assert_eq!(told.split(' ').next(), Some(name));
+            } else {
+                assert!(line.starts_with(name), "{name}: {line}");
+            }
+            if line.starts_with("# TYPE") && line.ends_with(" counter") {
+                assert!(name.ends_with("_total"), "{name}");
+            }
+        }
     }
 }

@@ -4,5 +4,6 @@ pub mod logs;
 pub mod metrics;
 pub(crate) mod requests;
 mod sharded;
+pub mod sink;
 
 pub use metrics::Metrics;

@@ -1,25 +1,20 @@
 //! The request log: a line of JSON for each request to `/proxy`.
 //!
-//! A worker's lines gather in a buffer of its own and go to one thread that writes them: no request
-//! waits for the disk, nor for who reads the other end of a pipe. When that falls behind for long,
-//! lines are left out, and the log of the server says how many.
+//! A worker's lines gather in a buffer of its own and go to one thread that writes them: see
+//! [`super::sink`].
 
 use std::{
-    fmt,
-    fs::OpenOptions,
-    io::{self, Write},
+    fmt, io,
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    },
-    thread,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
+
+use super::sink::{Place, Sink, Writer};
 
 /// How long a line may wait in its buffer.
 pub(crate) const FLUSH_EVERY: Duration = Duration::from_secs(1);
@@ -73,7 +68,7 @@ pub struct RequestLog(Option<Arc<Buffer>>);
 
 struct Buffer {
     lines: Mutex<Vec<u8>>,
-    out: Out,
+    out: Sink,
 }
 
 impl fmt::Debug for Buffer {
@@ -82,51 +77,24 @@ impl fmt::Debug for Buffer {
     }
 }
 
-#[derive(Clone)]
-struct Out {
-    buffers: SyncSender<Vec<u8>>,
-    lost: Arc<AtomicU64>,
-}
-
-/// The thread that writes. To be waited for after the last [`RequestLog`] is gone.
-#[derive(Debug)]
-pub struct Writer(Option<thread::JoinHandle<()>>);
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if let Some(thread) = self.0.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the request log's writer has panicked");
-        }
-    }
-}
-
 impl RequestLog {
-    /// Begins to write to a file, at its end; `-` is standard output.
+    /// Begins to write to a file, at its end; `-` is standard output. `lost` counts the lines that
+    /// are left out.
     ///
     /// # Errors
     ///
     /// When the file cannot be written to, or the thread cannot start.
-    pub fn open(file: &Path) -> io::Result<(Self, Writer)> {
-        let to: Box<dyn Write + Send> = if file == Path::new("-") {
-            Box::new(io::stdout())
+    pub fn open(file: &Path, lost: Counter) -> io::Result<(Self, Writer)> {
+        let place = if file == Path::new("-") {
+            Place::Stdout
         } else {
-            Box::new(OpenOptions::new().create(true).append(true).open(file)?)
+            Place::File(file.to_owned())
         };
-        let (buffers, given) = sync_channel(QUEUE);
-        let name = file.to_owned();
-        let thread = thread::Builder::new()
-            .name("request-log".to_owned())
-            .spawn(move || write(&given, to, &name))?;
-        let out = Out {
-            buffers,
-            lost: Arc::default(),
-        };
-        Ok((Self::on(out), Writer(Some(thread))))
+        let (out, writer) = Sink::start("request-log", place, QUEUE, lost)?;
+        Ok((Self::on(out), writer))
     }
 
-    fn on(out: Out) -> Self {
+    fn on(out: Sink) -> Self {
         Self(Some(Arc::new(Buffer {
             lines: Mutex::default(),
             out,
@@ -159,7 +127,7 @@ impl RequestLog {
         }
         lines.push(b'\n');
         if lines.len() >= FULL {
-            buffer.out.pass(&mut lines);
+            buffer.pass(&mut lines);
         }
     }
 
@@ -179,8 +147,13 @@ impl Buffer {
     fn flush(&self) {
         let mut lines = self.lines();
         if !lines.is_empty() {
-            self.out.pass(&mut lines);
+            self.pass(&mut lines);
         }
+    }
+
+    fn pass(&self, lines: &mut Vec<u8>) {
+        let full = std::mem::replace(lines, Vec::with_capacity(FULL + FULL / 8));
+        self.out.pass(full);
     }
 }
 
@@ -190,46 +163,9 @@ impl Drop for Buffer {
     }
 }
 
-impl Out {
-    fn pass(&self, lines: &mut Vec<u8>) {
-        let full = std::mem::replace(lines, Vec::with_capacity(FULL + FULL / 8));
-        match self.buffers.try_send(full) {
-            Ok(()) => {
-                let lost = self.lost.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    tracing::warn!(
-                        lines = lost,
-                        "the request log could not keep up; lines were left out"
-                    );
-                }
-            }
-            Err(TrySendError::Full(unsent) | TrySendError::Disconnected(unsent)) => {
-                let count = unsent.iter().filter(|byte| **byte == b'\n').count();
-                self.lost.fetch_add(count as u64, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-/// Writes what is given, until nobody is left to give.
-fn write(given: &Receiver<Vec<u8>>, mut to: Box<dyn Write + Send>, file: &Path) {
-    let mut failing = false;
-    for lines in given {
-        let written = to.write_all(&lines).and_then(|()| to.flush());
-        match written {
-            Ok(()) => failing = false,
-            Err(error) if !failing => {
-                failing = true;
-                tracing::error!(%error, file = %file.display(), "the request log cannot be written; lines are left out");
-            }
-            Err(_) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::sink::Piece, *};
 
     fn line(at: Timestamp, url: &str) -> Line<'_> {
         Line {
@@ -251,7 +187,7 @@ mod tests {
     fn a_line_for_each_request_also_after_the_last_worker_has_gone() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("requests.log");
-        let (log, writer) = RequestLog::open(&file).unwrap();
+        let (log, writer) = RequestLog::open(&file, Counter::default()).unwrap();
         let workers = [log.another(), log.another()];
         for number in 0..1000 {
             workers[number % 2].add(|at| line(at, "https://api.example/a?secret=1"));
@@ -278,21 +214,19 @@ mod tests {
 
     #[test]
     fn a_reader_that_does_not_read_stops_nobody() {
-        let (buffers, given) = sync_channel(1);
-        let lost = Arc::<AtomicU64>::default();
-        let out = Out {
-            buffers,
-            lost: lost.clone(),
-        };
+        let lost = Counter::default();
+        let (out, given) = Sink::stuck(1, lost.clone());
         let log = RequestLog::on(out);
         let added = 4 * FULL / 100;
         for _ in 0..added {
             log.add(|at| line(at, "https://api.example/"));
         }
         log.flush();
-        let kept = given.try_recv().unwrap();
+        let Ok(Piece::Lines(kept)) = given.try_recv() else {
+            panic!("nothing was passed on")
+        };
         let kept = kept.iter().filter(|byte| **byte == b'\n').count();
-        assert_eq!(kept as u64 + lost.load(Ordering::Relaxed), added as u64);
-        assert!(lost.load(Ordering::Relaxed) > 0);
+        assert_eq!(kept as u64 + lost.get(), added as u64);
+        assert!(lost.get() > 0);
     }
 }

@@ -244,7 +244,7 @@ async fn a_read_only_store_is_a_loud_error_at_the_start() {
         "{}",
         said(&output)
     );
-    let output = vault.run(&["serve", "--listen", "127.0.0.1:0"]);
+    let output = vault.run(&["serve", "--listen", "127.0.0.1:0", "--ops-listen", "off"]);
     assert!(
         !output.status.success() && said(&output).contains("can only be read"),
         "{}",

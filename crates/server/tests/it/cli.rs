@@ -323,20 +323,147 @@ async fn a_running_server_says_which_key_it_lacks_and_takes_it_from_its_file() {
     let old = std::fs::read_to_string(&file).unwrap();
     let (new, aside) = (Key::generate(), vault.path().join("both"));
     std::fs::write(&aside, format!("{}\n{old}", new.to_text().expose())).unwrap();
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600)).unwrap();
     // Everything is sealed anew, by an operator who has forgotten the server.
     vault.json(&["reseal", "--json", "--key-file", aside.to_str().unwrap()]);
     let answer = server.proxy(Method::GET, "/x").send().await;
     assert!(answer.status.is_server_error(), "{}", answer.status);
-    let ready = server.bare(Method::GET, "/readyz").send().await;
+    let ready = server.operator("/readyz").send().await;
     assert_eq!(ready.status, 503);
     let said = String::from_utf8_lossy(&ready.body).into_owned();
     assert!(said.contains(&new.id().to_string()), "{said}");
     // The key is put where it belongs, and nobody restarts anything.
     std::fs::copy(&aside, &file).unwrap();
-    while server.bare(Method::GET, "/readyz").send().await.status != 200 {
+    while server.operator("/readyz").send().await.status != 200 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let answer = server.proxy(Method::GET, "/x").send().await;
     assert_eq!(answer.status, 200);
     assert!(server.stop().await.success());
+}
+
+#[test]
+fn who_looks_into_a_new_folder_makes_nothing_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("new");
+    for args in [
+        &["applications", "list"][..],
+        &["keys", "list"],
+        &["clients", "list"],
+        &["connections", "list"],
+        &["connections", "show", "acme/xero"],
+        &["token", "acme/xero"],
+        &["validate", "acme/xero"],
+        &["reseal"],
+        &["vault-key", "list"],
+        &["vault-key", "new"],
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(&place)
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{args:?}");
+        assert!(said(&output).contains("new"), "{}", said(&output));
+        assert!(!place.exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn exit_codes_tell_what_helps() {
+    let vault = TestVault::new();
+    vault.import_text(
+        "acme/xero",
+        r#"{"access_token":"at","issued_at":"2020-01-01T00:00:00Z","expires_in":"1","token_type":"Bearer"}"#,
+    );
+    for (args, code) in [
+        (&["token", "acme/xero"][..], 3),
+        (&["token", "nobody/xero"], 5),
+        (&["connections", "show", "nobody/xero"], 5),
+        (&["connections", "delete", "nobody/xero"], 5),
+        (&["keys", "revoke", "none"], 5),
+        (&["applications", "list", "--nonsense"], 2),
+        (&["applications", "list"], 0),
+    ] {
+        let output = vault.run(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            said(&output)
+        );
+    }
+    let list = vault.run(&["connections", "list"]);
+    assert!(
+        said(&list).contains("expired: re-authorize"),
+        "{}",
+        said(&list)
+    );
+    // Without a client it cannot be refreshed: the operator's matter.
+    vault.import_text("beta/xero", r#"{"refresh_token":"rt"}"#);
+    let output = vault.run(&["token", "beta/xero"]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    let help = vault.run(&["--help"]);
+    assert!(said(&help).contains("Exit codes:"), "{}", said(&help));
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    let vault = TestVault::new();
+    let key = vault.path().join("key");
+    for mode in [0o640, 0o604] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = vault.run(&["applications", "list"]);
+        assert!(
+            !output.status.success() && said(&output).contains("chmod 600"),
+            "{}",
+            said(&output)
+        );
+    }
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o400)).unwrap();
+    assert!(vault.run(&["applications", "list"]).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_is_taken_up_by_servers_that_run() {
+    let vault = TestVault::new();
+    let tokens = r#"{"access_token":"at","refresh_token":"rt","issued_at":"2999-01-01T00:00:00Z","expires_in":1800}"#;
+    vault.import_text("acme/xero", tokens);
+    let server = vault.serve(&[]).await;
+    let old = vault.json(&["vault-key", "list", "--json"]);
+    let new = vault.json(&["vault-key", "new", "--json"]);
+    let both = vault.json(&["vault-key", "list", "--json"]);
+    assert_eq!((&both[0], &both[1]), (&new["key"], &old[0]));
+    tokenward_testkit::signal(server.child.id().unwrap(), tokenward_testkit::Signal::HUP).unwrap();
+    let id = new["key"].as_str().unwrap();
+    while !vault.log().contains(&format!("active={id}")) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(vault.json(&["reseal", "--json"])["resealed"], 1);
+    assert_eq!(server.operator("/readyz").send().await.status, 200);
+    // The token is read from the store, and opens.
+    let answer = server
+        .call(
+            http::Method::POST,
+            "/vault/connections/accounting/xero/token",
+        )
+        .send()
+        .await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(server.stop().await.success());
+}
+
+#[test]
+fn a_client_without_a_secret_must_be_said_to_be_public() {
+    let vault = TestVault::new();
+    let args = ["clients", "set", "--connector", "xero", "--client-id", "c"];
+    let output = vault.run(&args);
+    assert!(
+        !output.status.success() && said(&output).contains("--client-secret-file"),
+        "{}",
+        said(&output)
+    );
+    let public = [&args[..], &["--public"]].concat();
+    assert!(vault.run(&public).status.success());
 }

@@ -215,6 +215,7 @@ impl TestVault {
 
     pub(crate) fn serve_command(&self, extra: &[&str]) -> Command {
         let mut args = vec!["serve", "--json", "--listen", "127.0.0.1:0"];
+        args.extend(["--ops-listen", "127.0.0.1:0"]);
         if !extra.contains(&"--log") {
             args.extend(["--log", "tokenward=debug"]);
         }
@@ -244,9 +245,11 @@ impl TestVault {
         let said: Value =
             serde_json::from_str(&line).unwrap_or_else(|_| panic!("no start: {}", self.log()));
         let url = said["listening"].as_str().unwrap().to_owned();
+        let ops = said["ops"].as_str().unwrap().to_owned();
         Server {
             child,
             url,
+            ops,
             key: self.key.clone(),
             client: client(),
         }
@@ -356,6 +359,7 @@ fn client() -> Client<HttpConnector, Full<Bytes>> {
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) url: String,
+    pub(crate) ops: String,
     pub(crate) key: String,
     pub(crate) client: Client<HttpConnector, Full<Bytes>>,
 }
@@ -466,6 +470,15 @@ impl Server {
         }
     }
 
+    /// A question of an operator.
+    pub(crate) fn operator(&self, path: &str) -> Call {
+        Call {
+            builder: Request::get(format!("{}{path}", self.ops)),
+            body: Bytes::new(),
+            client: self.client.clone(),
+        }
+    }
+
     /// A call with key, application and consumer.
     pub(crate) fn call(&self, method: Method, path: &str) -> Call {
         self.bare(method, path)
@@ -493,14 +506,7 @@ impl Server {
     }
 
     pub(crate) async fn metrics(&self) -> String {
-        String::from_utf8(
-            self.bare(Method::GET, "/metrics")
-                .send()
-                .await
-                .body
-                .to_vec(),
-        )
-        .unwrap()
+        String::from_utf8(self.operator("/metrics").send().await.body.to_vec()).unwrap()
     }
 
     /// Asks for an orderly stop and waits for it.

@@ -88,7 +88,7 @@ async fn a_vault_moves_there_and_back_with_all_that_it_holds() {
     let refused = server.call(Method::POST, validate).send().await;
     assert!(!refused.status.is_success(), "{refused:?}");
     // It knows, and says so to whoever sends it requests.
-    let ready = server.bare(Method::GET, "/readyz").send().await;
+    let ready = server.operator("/readyz").send().await;
     let words = String::from_utf8_lossy(&ready.body);
     assert!(
         ready.status == 503 && words.contains("has been moved"),

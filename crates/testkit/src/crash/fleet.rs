@@ -77,6 +77,8 @@ impl Fleet {
             "--json",
             "--listen",
             "127.0.0.1:0",
+            "--ops-listen",
+            "off",
             "--claim-ttl-ms",
             &ttl,
         ];
