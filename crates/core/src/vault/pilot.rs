@@ -39,7 +39,12 @@ pub(super) async fn fly(
     let began = inner.clock.now();
     let mut pilot = Pilot::new(&inner, &entry, need, seen);
     let ending = pilot.fly(&mut herald).await;
-    let not_before = pilot.seen.last_without();
+    let not_before = match &ending {
+        Ending::Refreshed { row, .. } | Ending::Adopted { row, .. } => {
+            pilot.seen.last_without(row.version)
+        }
+        _ => None,
+    };
     let (landing, outcome) = inner.land(&entry, ending, pilot.asked, not_before);
     drop(guard);
     inner.observer.observe(&Signal::FlightEnded {
@@ -77,9 +82,12 @@ impl Seen {
         self.newest = Some((version, asked));
     }
 
-    /// When the store was last asked and did not have the newest version yet.
-    fn last_without(&self) -> Option<Moment> {
-        self.before
+    /// When the store was last asked and did not have this version yet, the newest.
+    fn last_without(&self, version: u64) -> Option<Moment> {
+        match self.newest {
+            Some((newest, at)) if newest < version => Some(at),
+            _ => self.before,
+        }
     }
 }
 
