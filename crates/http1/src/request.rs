@@ -132,7 +132,7 @@ pub fn check(version: Version, method: &Method, headers: &HeaderMap) -> Result<(
 
 /// Whether this can be the value of `Host`: a name or an address, and perhaps a port (RFC 9110 section
 /// 7.2). It may be empty.
-fn is_host(value: &[u8]) -> bool {
+pub fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value {
         [b'[', ..] => {
             let Some(end) = value.iter().position(|byte| *byte == b']') else {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, header::CONNECTION};
+use http::{Method, Request, Response, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -76,7 +76,9 @@ where
         let guard = timer.request();
         let refused =
             tokenward_http1::request::check(request.version(), request.method(), request.headers());
+        let refused = refused.and_then(|()| check_authority(request.uri()));
         let server = server.clone();
+        let to_head = request.method() == Method::HEAD;
         async move {
             let response = match refused {
                 Ok(()) => {
@@ -92,6 +94,8 @@ where
             };
             let counted = |body| Answer {
                 body,
+                to_head,
+                broken: None,
                 _guard: guard,
             };
             Ok::<Response<Answer>, Infallible>(response.map(counted))
@@ -113,6 +117,16 @@ where
         _ = serving => {}
         () = tokio::time::sleep(FAREWELL), if expired => {}
         () = connection.timer.expired() => {}
+    }
+}
+
+/// Of a target in absolute form the authority is what `Host` would be, and nobody in it.
+fn check_authority(target: &http::Uri) -> Result<(), tokenward_http1::request::Refusal> {
+    match target.authority() {
+        Some(host) if !tokenward_http1::request::is_host(host.as_str().as_bytes()) => {
+            Err(tokenward_http1::request::Refusal::Host)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -189,6 +203,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Continued<S> {
 #[derive(Debug)]
 struct Answer {
     body: GatewayBody,
+    /// In HTTP/2 the library would send a body to a `HEAD`, too.
+    to_head: bool,
+    /// Why it broke off, until what came before is written.
+    broken: Option<BoxError>,
     _guard: RequestGuard,
 }
 
@@ -200,11 +218,25 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.to_head {
+            return Poll::Ready(None);
+        }
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        match Pin::new(&mut self.body).poll_frame(context) {
+            // The library throws away what it has not written yet, the head too, when it hears of this.
+            Poll::Ready(Some(Err(broken))) => {
+                self.broken = Some(broken);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.to_head || self.broken.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -115,6 +115,13 @@ impl Replayable {
         })))
     }
 
+    /// Ends what reads it: from now on nothing more of it is taken, nor forgotten.
+    pub(super) fn hold(&self) {
+        if let Self::Stream(source) = self {
+            lock(source).reader += 1;
+        }
+    }
+
     pub(super) fn can_replay(&self) -> bool {
         match self {
             Self::Empty => true,

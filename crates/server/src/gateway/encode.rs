@@ -137,7 +137,8 @@ impl Gateway {
         let take = |head: &ResponseHead<'_>| {
             status = head.status;
             let code = status.as_u16();
-            if api.concerns_token(code) || retry::may_pass(code) {
+            // Of a 407 the connection may be somebody's own.
+            if api.concerns_token(code) || retry::may_pass(code) || code == 407 {
                 return None;
             }
             write_answer(head, written.to_head, marks, out)

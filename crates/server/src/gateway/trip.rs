@@ -53,6 +53,7 @@ impl Trip<'_> {
         let target = self.decided.target.clone();
         let mut heard = self.send(&target, first).await?;
         if let Some(newer) = self.newer_token(&mut heard).await? {
+            self.body.hold();
             if !self.body.can_replay() {
                 return Err(ApiError::not_replayable(self.gateway.config.replay_limit));
             }
@@ -125,6 +126,7 @@ impl Trip<'_> {
             match (verdict, result) {
                 (Verdict::Again(pause), result) => {
                     // What is still being written of it must end before it is written anew.
+                    self.body.hold();
                     drop(result);
                     self.gateway.metrics.proxied_again(Again::Failed);
                     self.clock().sleep(pause).await;
@@ -174,12 +176,13 @@ impl Trip<'_> {
     }
 
     /// Follows redirects of safe methods, as long as they stay where the token may go.
-    async fn follow(&self, mut heard: Heard) -> Result<Heard, ApiError> {
+    async fn follow(&mut self, mut heard: Heard) -> Result<Heard, ApiError> {
         const MOST: usize = 5;
-        let mut at = self.decided.target.clone();
         for _ in 0..MOST {
             let next = match self.decided.method {
-                Method::GET | Method::HEAD => target::redirect(&heard.response, &at),
+                Method::GET | Method::HEAD => {
+                    target::redirect(&heard.response, &self.decided.target)
+                }
                 _ => None,
             };
             let resolved = &self.decided.resolved;
@@ -187,7 +190,7 @@ impl Trip<'_> {
             match next {
                 Some(Ok(next)) => {
                     heard = self.send(&next, None).await?;
-                    at = next;
+                    self.decided.target = next;
                 }
                 // Elsewhere the caller may go, but not the token.
                 Some(Err(_)) | None => break,

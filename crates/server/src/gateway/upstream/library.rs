@@ -7,13 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri, Version, header::HOST};
+use http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
 use hyper_util::rt::TokioIo;
+use tokenward_http1::Malformed;
 use tokio::time::{Instant, Sleep};
 use tower::BoxError;
 
@@ -48,6 +52,12 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Failure> {
         let headers = request.headers_mut();
         headers.insert(HOST, target.origin.host.clone());
+        let body = request.body();
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            // Unasked, the library leaves out the body of a GET whose length is not known.
+            let chunked = HeaderValue::from_static("chunked");
+            request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+        }
         let sent = request.headers().clone();
         *request.uri_mut() = Uri::from(target.path.clone());
         let result = tokio::time::timeout_at(deadline, sender.try_send_request(request))
@@ -56,6 +66,7 @@ impl Upstream {
         let response = answered(result)?;
         let (parts, body) = response.into_parts();
         let head = Response::from_parts(parts, ());
+        passes(&head).map_err(|wrong| Failure::Failed(wrong.into()))?;
         let kept = (!super::is_private(&sent, &head)).then(|| Kept {
             sender,
             pool: self.pool.clone(),
@@ -91,6 +102,25 @@ pub(super) async fn exchange_shared(
             stalled: None,
         })
     }))
+}
+
+/// What the library lets pass, and nobody after it could read rightly.
+fn passes(head: &Response<()>) -> Result<(), Malformed> {
+    let all = |name: HeaderName| head.headers().get_all(name).into_iter();
+    if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Malformed("it switches to another protocol"));
+    }
+    let mut codings = all(TRANSFER_ENCODING);
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Malformed("its transfer coding is not known"));
+    }
+    let digits = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
+    if !all(CONTENT_LENGTH).all(digits) {
+        return Err(Malformed("its length is no number"));
+    }
+    Ok(())
 }
 
 type Sent = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<OutBody>>>;
