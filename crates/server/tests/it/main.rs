@@ -5,6 +5,7 @@
     reason = "a test that cannot go on should stop where it stands"
 )]
 
+mod bodies;
 mod chaos;
 mod cli;
 mod connections;
@@ -14,12 +15,15 @@ mod docs;
 mod egress;
 mod gateway;
 mod harness;
+mod hostile;
 mod lane;
 mod logs;
 mod migrate;
 mod oidc_provider;
 mod oidc_replicas;
 mod ops;
+mod played;
+mod promises;
 mod redaction;
 mod replicas;
 mod request_log;

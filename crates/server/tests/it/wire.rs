@@ -104,6 +104,29 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(message)
     }
 
+    /// Waits until these bytes have come; what came before them is gone with them.
+    pub(crate) async fn until(&mut self, bytes: &[u8]) -> Result<(), NoMessage> {
+        loop {
+            let found = self
+                .read
+                .windows(bytes.len())
+                .position(|part| part == bytes);
+            if let Some(at) = found {
+                self.read.drain(..at + bytes.len());
+                return Ok(());
+            }
+            if !self.more().await? {
+                return Err(NoMessage::Closed);
+            }
+        }
+    }
+
+    /// Waits until the other side closes. What it sends until then is given.
+    pub(crate) async fn end(&mut self) -> Result<Vec<u8>, NoMessage> {
+        while self.more().await? {}
+        Ok(std::mem::take(&mut self.read))
+    }
+
     async fn head(&mut self) -> Result<Vec<u8>, NoMessage> {
         loop {
             let end = self.read.windows(4).position(|part| part == b"\r\n\r\n");
@@ -117,7 +140,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// Waits until there are so many bytes, or no more to come; says how many there are.
-    async fn fill(&mut self, length: usize) -> Result<usize, NoMessage> {
+    pub(crate) async fn fill(&mut self, length: usize) -> Result<usize, NoMessage> {
         while self.read.len() < length && self.more().await? {}
         Ok(self.read.len())
     }

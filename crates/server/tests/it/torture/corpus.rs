@@ -87,6 +87,17 @@ fn read(text: &str, default_body: &str) -> Vec<Case> {
 }
 
 impl Case {
+    /// What is right for it, where this reads it.
+    pub(super) fn right_by(&self, http: &str) -> impl Iterator<Item = &str> {
+        let library = http == "library";
+        self.right
+            .iter()
+            .filter_map(move |right| match right.strip_prefix("library ") {
+                Some(right) => library.then_some(right),
+                None => Some(&**right),
+            })
+    }
+
     /// Whether the connection is closed after the bytes.
     pub(super) fn closes(&self) -> bool {
         self.send.ends_with("${close}")
