@@ -1,4 +1,9 @@
-//! Secret values: zeroized when dropped, never shown.
+//! Secret values: never shown, and wiped where they are kept.
+//!
+//! What is wiped when it is dropped: [`Secret`] itself, keys, opened seals, request bodies. What is
+//! not: copies that libraries make on the way (a header's value, a buffer of the TLS or JSON
+//! library), and an access token while it is in memory to be sent. Against whoever reads the memory of
+//! the process this is no protection; it keeps secrets out of what is left of it.
 
 use std::fmt;
 

@@ -45,16 +45,16 @@ use self::entry::GrantEntry;
 use crate::{
     connector::Catalogue,
     id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
-    observe::Observer,
+    observe::{Blind, Observer},
     refresh::{gate::Gate, schedule},
-    seal::{KeyId, Keyring, Purpose, SealError, random_bytes},
-    spool::Spool,
-    store::{Store, StoreError},
+    seal::{Key, KeyId, Keyring, Purpose, SealError, random_bytes},
+    spool::{NoSpool, Spool},
+    store::{MemoryStore, Store, StoreError},
     sync::{
         ArcSwap, Mutex, Notify, TaskTracker,
         atomic::{AtomicBool, AtomicU64, AtomicUsize},
     },
-    time::{Chance, Clock},
+    time::{Chance, Clock, SeededChance, TokioClock},
     transport::Transport,
 };
 
@@ -129,6 +129,35 @@ pub struct VaultParts {
     pub catalogue: Catalogue,
     /// Settings.
     pub config: VaultConfig,
+}
+
+impl VaultParts {
+    /// A vault on this store, with the real clock and chance, without connectors, and with nobody
+    /// who watches. Its spool forgets: give it one that does not wherever tokens matter.
+    pub fn new(store: Arc<dyn Store>, keyring: Keyring, transport: Arc<dyn Transport>) -> Self {
+        Self {
+            store,
+            keyring,
+            transport,
+            spool: Arc::new(NoSpool),
+            observer: Arc::new(Blind),
+            clock: Arc::new(TokioClock::default()),
+            chance: Arc::new(SeededChance::from_entropy()),
+            catalogue: Catalogue::default(),
+            config: VaultConfig::default(),
+        }
+    }
+
+    /// A vault that is forgotten with its process, sealed with a key that nobody else has: for
+    /// tests of what uses one.
+    pub fn in_memory(transport: Arc<dyn Transport>) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let keyring = Keyring::new(vec![Key::generate()]).expect("there is a key");
+        Self {
+            clock: clock.clone(),
+            ..Self::new(Arc::new(MemoryStore::new(clock)), keyring, transport)
+        }
+    }
 }
 
 /// Why a vault does not open.

@@ -54,7 +54,7 @@ pub enum Purpose<'a> {
         /// The claim's epoch.
         epoch: u64,
     },
-    /// The vault's own values, such as its canary.
+    /// The vault's own values, such as the pepper of its digests.
     Vault {
         /// The value's name.
         name: &'a str,

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method};
 use tokenward::{
-    ApplicationId, ConnectionKey, ConsumerId, Token,
+    ApplicationId, ConnectionKey, ConsumerId, Token, TokenError,
     time::Moment,
     vault::{Held, Resolved},
 };
@@ -102,7 +102,7 @@ impl Gateway {
             .await?;
         let mut wanted = asked?;
         let application = application.unwrap_or_default();
-        let resolved = self.connection(&application, &wanted).await?;
+        let resolved = self.connection(&application, &wanted, &time).await?;
         complete(&resolved)?;
         let url = wanted.url.as_ref();
         let at = |token: Option<&Token>| target::resolve(url, &resolved, token, &self.rules);
@@ -175,6 +175,7 @@ impl Gateway {
         &self,
         application: &str,
         wanted: &Wanted<'_>,
+        time: &Time,
     ) -> Result<Arc<Resolved>, ApiError> {
         let consumer = &*wanted.consumer;
         consumer_id(consumer)?;
@@ -189,11 +190,15 @@ impl Gateway {
                 ConnectionKey::new(application, consumer, api, service)
             }
             _ => {
-                self.only_connection(application.into(), consumer.into(), service, api)
-                    .await?
+                let only = self.only_connection(application.into(), consumer.into(), service, api);
+                let left = self.left(time);
+                let late = |_| TokenError::DeadlineExceeded {
+                    waited_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+                };
+                tokio::time::timeout(left, only).await.map_err(late)??
             }
         };
-        Ok(self.vault.resolve(&key).await?)
+        Ok(self.vault.resolve_within(&key, self.left(time)).await?)
     }
 
     /// The unified API of a service that has only one.

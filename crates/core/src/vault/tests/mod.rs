@@ -23,7 +23,7 @@ use crate::{
     error::TokenError,
     id::OwnerId,
     oauth::{TokenRequest, TokenSet},
-    observe::{Blind, Signal},
+    observe::Signal,
     refresh::{
         ledger::{ClaimReply, ClaimRequest, CommitRequest, Need},
         replay::ReplayPolicy,
@@ -263,15 +263,11 @@ impl World {
         let mut catalogue = Catalogue::default();
         catalogue.add("acme.toml", connector).unwrap();
         let parts = VaultParts {
-            store: store.clone(),
-            keyring: keyring.clone(),
-            transport: provider.clone(),
             spool: Arc::new(FolderSpool::new(&spool.0)),
-            observer: Arc::new(Blind),
             clock: clock.clone(),
             chance: Arc::new(SeededChance::new(1)),
             catalogue: catalogue.clone(),
-            config: VaultConfig::default(),
+            ..VaultParts::new(store.clone(), keyring.clone(), provider.clone())
         };
         let vault = Vault::open(parts).await.unwrap();
         vault
@@ -301,16 +297,13 @@ impl World {
 
     /// What another process on the same store is made of.
     fn parts(&self) -> VaultParts {
+        let provider = self.provider.clone();
         VaultParts {
-            store: self.store.clone(),
-            keyring: self.keyring.clone(),
-            transport: self.provider.clone(),
             spool: Arc::new(FolderSpool::new(&self.spool.0)),
-            observer: Arc::new(Blind),
             clock: self.clock.clone(),
             chance: Arc::new(SeededChance::new(1)),
             catalogue: self.catalogue.clone(),
-            config: VaultConfig::default(),
+            ..VaultParts::new(self.store.clone(), self.keyring.clone(), provider)
         }
     }
 
