@@ -21,7 +21,7 @@ const MOST_CODINGS: usize = 5;
 /// The largest window that a sender may use (RFC 9659).
 const ZSTD_WINDOW: u64 = 8 << 20;
 /// How a gzip member begins; no JSON and no form does.
-const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
+pub(super) const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// Why a body cannot be decoded.
 #[derive(Debug, thiserror::Error)]

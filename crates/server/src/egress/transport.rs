@@ -12,7 +12,6 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::de::IgnoredAny;
 use tokenward::{
     oauth::TokenRequest,
     time::Clock,
@@ -23,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     connector::{ConnectError, Connector, Destination},
-    decode::decode_answer,
+    decode::{GZIP_MAGIC, decode_answer},
     tls::Protocols,
 };
 
@@ -170,18 +169,19 @@ impl Heard {
         Ok(())
     }
 
-    /// The answer, if there is one. JSON says itself where it ends: where an object is whole, a wrong
-    /// length or a connection that stays open takes nothing away from it.
+    /// The answer, if there is one. Where its end is missing, its reader still gets what says itself
+    /// where it ends: if that is whole, a wrong length or a connection that stays open takes nothing away
+    /// from it, and if it is not, the reader says so and keeps it.
     fn answer(self, end: Result<(), String>) -> Result<Answer, String> {
         let Some((status, mut headers)) = self.head else {
             return Err(end.err().unwrap_or_else(|| "nothing came".to_owned()));
         };
         let body = decode_answer(&mut headers, self.body.into(), LARGEST_ANSWER);
         if let Err(why) = end {
-            if !is_a_whole_object(&body) {
+            if !shows_its_end(&headers, &body) {
                 return Err(why);
             }
-            tracing::warn!(%why, "an answer was not ended as it should be, but what came is whole");
+            tracing::warn!(%why, "an answer did not end as it should");
         }
         Ok(Answer {
             status,
@@ -191,9 +191,11 @@ impl Heard {
     }
 }
 
-fn is_a_whole_object(body: &[u8]) -> bool {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok()
+/// JSON and compressed bodies do; what is cut off a form or a text is not seen to be missing.
+fn shows_its_end(headers: &HeaderMap, body: &[u8]) -> bool {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let coded = headers.contains_key(header::CONTENT_ENCODING) || body.starts_with(&GZIP_MAGIC);
+    text.trim_ascii_start().starts_with(b"{") || (coded && !body.is_empty())
 }
 
 /// Ends a connection with the exchange that it was made for.

@@ -20,7 +20,7 @@ use rustls::{
 use tempfile::TempDir;
 use tokenward::{
     endpoint::Endpoint,
-    oauth::{TokenRequest, metadata_request},
+    oauth::{TokenDialect, TokenReply, TokenRequest, metadata_request, read_token_reply},
     time::TokioClock,
     transport::{Answer, Patience, Transport as _, TransportError},
 };
@@ -596,12 +596,7 @@ async fn odd_answers_of_token_endpoints_are_read() {
 
 #[tokio::test]
 async fn an_answer_that_may_be_cut_is_none() {
-    for cut in [
-        &br#"{"access_token":"a","refresh_to"#[..],
-        b"access_token=a&refresh_token=r",
-        b"\"text\"",
-        b"",
-    ] {
+    for cut in [&b"access_token=a&refresh_token=r"[..], b"\"text\"", b""] {
         let header = format!("content-length: {}\r\n", cut.len() + 1);
         let server = Listening::answering(None, ok(&header, cut), false).await;
         let url = format!("http://{}/token", server.address);
@@ -621,6 +616,35 @@ async fn an_answer_that_may_be_cut_is_none() {
         answer.to_string().contains("larger than 1048576"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn what_is_seen_to_be_cut_is_left_to_its_reader() {
+    let reply = br#"{"access_token":"a","refresh_token":"r"}"#;
+    let zipped = gzip(reply);
+    for (coding, cut) in [
+        ("identity", &reply[..30]),
+        ("gzip", &zipped[..zipped.len() - 9]),
+    ] {
+        let length = cut.len() + 9;
+        let header = format!("content-encoding: {coding}\r\ncontent-length: {length}\r\n");
+        let server = Listening::answering(None, ok(&header, cut), false).await;
+        let url = format!("http://{}/token", server.address);
+        let answer = exchange(&transport(Proxies::none(), &[]), &url)
+            .await
+            .unwrap();
+        assert_eq!(answer.body, cut);
+        let dialect = TokenDialect::default();
+        let read = read_token_reply(
+            answer.status,
+            &answer.headers,
+            &answer.body,
+            &dialect,
+            &[],
+            0,
+        );
+        assert!(matches!(read, TokenReply::Unreadable { .. }), "{read:?}");
+    }
 }
 
 #[tokio::test]
