@@ -1,11 +1,12 @@
 //! `/vault/connections`: list, get, change, delete, import, token, validate.
 
+use std::collections::HashMap;
+
 use axum::{
     Json,
     extract::{FromRequestParts, Path, Query, State},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::{StatusCode, request::Parts as Head};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -32,9 +33,6 @@ use crate::{
 };
 
 type Reply = Result<Json<Value>, ApiError>;
-
-/// Grants that are read at the same time for a list.
-const AT_A_TIME: usize = 4;
 
 /// A connection of the consumer that calls.
 #[derive(Debug)]
@@ -188,13 +186,19 @@ pub(super) async fn list(
         |connector: &ConnectorId| clients.iter().any(|client| client.connector == *connector);
     let mut list = Vec::new();
     if added != Some(false) {
-        let wanted: Vec<_> = stored.iter().map(|stored| stored.grant.clone()).collect();
-        let grants: Vec<_> = stream::iter(wanted)
-            .map(|grant| state.grant(grant))
-            .buffered(AT_A_TIME)
-            .try_collect()
-            .await?;
-        for (connection, grant) in stored.iter().zip(&grants) {
+        let ids: Vec<_> = stored.iter().filter_map(|it| it.grant.clone()).collect();
+        let grants = stores.grants(&ids).await.map_err(store)?;
+        let at = grants.at;
+        let grants: HashMap<_, _> = grants
+            .value
+            .into_iter()
+            .map(|row| (row.id.clone(), row))
+            .collect();
+        for connection in &stored {
+            let grant = connection.grant.as_ref().map(|grant| Stamped {
+                value: grants.get(grant).cloned(),
+                at,
+            });
             let key = &connection.key;
             let Some(connector) = state.vault.catalogue().find(key.service.as_str()) else {
                 continue;

@@ -1,6 +1,6 @@
 //! `tokenward connections`.
 
-use std::{io::Read as _, path::PathBuf};
+use std::{collections::HashMap, io::Read as _, path::PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
@@ -16,6 +16,9 @@ use zeroize::Zeroizing;
 
 use super::{AppOption, exit::NotFound, output::Output};
 use crate::{front::caller::LONGEST_CONSUMER, import};
+
+/// Grants that are read at once for a list.
+const AT_ONCE: usize = 500;
 
 const PLACE_HELP: &str =
     "CONSUMER/UNIFIED_API+SERVICE, or CONSUMER/SERVICE where the service has one unified API";
@@ -231,14 +234,27 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
                 .await?;
             let mut list = Vec::new();
             let mut rows = Vec::new();
-            for connection in &all {
-                let grant = grant_of(vault, connection).await?;
-                list.push(describe(vault, connection, grant.as_ref()));
-                rows.push(vec![
-                    connection.key.to_string(),
-                    standing(vault, connection, grant.as_ref()),
-                    expiry(grant.and_then(|grant| grant.value).as_ref()),
-                ]);
+            for some in all.chunks(AT_ONCE) {
+                let ids: Vec<_> = some.iter().filter_map(|it| it.grant.clone()).collect();
+                let grants = vault.store().grants(&ids).await?;
+                let at = grants.at;
+                let grants: HashMap<_, _> = grants
+                    .value
+                    .into_iter()
+                    .map(|row| (row.id.clone(), row))
+                    .collect();
+                for connection in some {
+                    let grant = connection.grant.as_ref().map(|grant| Stamped {
+                        value: grants.get(grant).cloned(),
+                        at,
+                    });
+                    list.push(describe(vault, connection, grant.as_ref()));
+                    rows.push(vec![
+                        connection.key.to_string(),
+                        standing(vault, connection, grant.as_ref()),
+                        expiry(grant.and_then(|grant| grant.value).as_ref()),
+                    ]);
+                }
             }
             Output::new(*json).table(
                 &list.into(),
