@@ -2,6 +2,7 @@
 //!
 //! The targets in `fuzz_targets/` call these; so does the test below, on the corpora.
 
+mod http1;
 mod vault;
 
 use std::time::Duration;
@@ -16,7 +17,10 @@ use tokenward::{
 };
 use tokenward_server::{fuzz as gateway, import};
 
-pub use self::vault::{proxy_target, spool_entry};
+pub use self::{
+    http1::{http_answer, http_chunks, http_pipeline, http_request},
+    vault::{proxy_target, spool_entry},
+};
 
 /// A time at which the seeds were made, in milliseconds.
 const NOW: i64 = 1_795_413_600_000;
@@ -81,10 +85,18 @@ pub fn token_reply(data: &[u8]) {
             assert!(status.is_success());
             let (access, refresh) = (&response.access_token, &response.refresh_token);
             let graphic = |token: &Secret| token.expose().bytes().all(|b| b.is_ascii_graphic());
-            assert!(access.as_ref().is_none_or(|token| !token.is_empty() && graphic(token)));
+            assert!(
+                access
+                    .as_ref()
+                    .is_none_or(|token| !token.is_empty() && graphic(token))
+            );
             assert!(refresh.as_ref().is_none_or(|token| !token.is_empty()));
             assert!(access.is_some() || refresh.is_some());
-            assert!(response.expires_in.is_none_or(|lifetime| lifetime <= 3650 * DAY));
+            assert!(
+                response
+                    .expires_in
+                    .is_none_or(|lifetime| lifetime <= 3650 * DAY)
+            );
             let old = TokenSet {
                 access_token: None,
                 refresh_token: Some(Secret::new("old")),
@@ -264,7 +276,10 @@ pub fn settings(data: &[u8]) {
         return;
     };
     let used = CONNECTOR.settings_text(&given);
-    assert!(used.values().all(|text| !text.chars().any(char::is_control)));
+    assert!(
+        used.values()
+            .all(|text| !text.chars().any(char::is_control))
+    );
     if validate_settings(&CONNECTOR, &given).is_ok() {
         for (name, value) in &given {
             let text = value.as_str().filter(|text| !text.is_empty());
@@ -348,7 +363,7 @@ mod tests {
 
     #[test]
     fn the_corpora_hold() {
-        let targets: [(&str, fn(&[u8])); 12] = [
+        let targets: [(&str, fn(&[u8])); 16] = [
             ("token_reply", token_reply),
             ("introspection", introspection),
             ("callback", callback),
@@ -361,6 +376,10 @@ mod tests {
             ("proxy_headers", proxy_headers),
             ("spool_entry", spool_entry),
             ("key_file", key_file),
+            ("http_request", http_request),
+            ("http_answer", http_answer),
+            ("http_chunks", http_chunks),
+            ("http_pipeline", http_pipeline),
         ];
         for (name, target) in targets {
             let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -124,9 +124,13 @@ fn nature(head: &httparse::Response<'_, '_>, to_head: bool) -> Result<Nature, Ma
     for header in &*head.headers {
         match lower(header.name, room) {
             b"content-length" => {
-                let said = decimal(header.value).ok_or(Malformed("its length is no number"))?;
-                if length.replace(said).is_some_and(|other| other != said) {
-                    return Err(Malformed("it has two lengths"));
+                // The same number again is that number (RFC 9112 section 6.3).
+                for said in header.value.split(|byte| *byte == b',') {
+                    let said = decimal(said.trim_ascii());
+                    let said = said.ok_or(Malformed("its length is no number"))?;
+                    if length.replace(said).is_some_and(|other| other != said) {
+                        return Err(Malformed("it has two lengths"));
+                    }
                 }
             }
             b"transfer-encoding" => {
@@ -197,8 +201,9 @@ mod tests {
             of("content-length: 5\r\ncontent-length: 5\r\n"),
             length(5, true)
         );
+        assert_eq!(of("content-length: 5, 5\r\n"), length(5, true));
         assert!(of("content-length: 5\r\ncontent-length: 6\r\n").is_err());
-        for wrong in ["+5", "5, 5", "0x5", "", "-1", "99999999999999999999"] {
+        for wrong in ["+5", "5, 6", "5,", "0x5", "", "-1", "99999999999999999999"] {
             assert!(
                 of(&format!("content-length: {wrong}\r\n")).is_err(),
                 "{wrong}"

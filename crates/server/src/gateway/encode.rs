@@ -249,6 +249,8 @@ fn write_answer_headers(
             AnswerRule::Date => dated = true,
             AnswerRule::Length => match ending {
                 _ if std::mem::replace(&mut measured, true) => return None,
+                // A list of the same length.
+                Ending::Length(_) if header.value.contains(&b',') => return None,
                 Ending::Length(_) => {}
                 // It says what the body would be.
                 Ending::NoBody if head.status != StatusCode::NO_CONTENT => {}
