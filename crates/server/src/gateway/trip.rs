@@ -250,10 +250,15 @@ pub(super) fn finish_headers(
     let mut connection = Vec::new();
     let mut limits = Limits::default();
     let mut absolute = Vec::new();
+    // A list of equal lengths is understood, but not passed on: the length is told anew.
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let digits = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
+    let one_length = lengths.next().is_some_and(digits) && lengths.next().is_none();
     for (name, value) in &*headers {
         match rules::of_answer(name.as_str().as_bytes()) {
             AnswerRule::Onward | AnswerRule::Date => {}
             AnswerRule::Limit(which, rank) => limits.note(which, rank, value.clone()),
+            AnswerRule::Length if !one_length => leaving.push(name.clone()),
             AnswerRule::Length if measured => {}
             AnswerRule::Length | AnswerRule::Stays => leaving.push(name.clone()),
             AnswerRule::Location => {
