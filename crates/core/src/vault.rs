@@ -23,6 +23,7 @@ mod resolve;
 mod spooling;
 pub mod state;
 mod token;
+mod unread;
 mod upkeep;
 
 use std::{
@@ -40,6 +41,7 @@ pub use keys::ReloadError;
 pub use readiness::NotReady;
 pub use resolve::Resolved;
 pub use token::{Held, Token};
+pub use unread::{Recovered, Unread};
 
 use self::entry::GrantEntry;
 use crate::{

@@ -91,6 +91,7 @@ fn xero_is_complete() {
     assert_eq!(
         xero.api.meaning(
             401,
+            &http::HeaderMap::new(),
             br#"{"Title":"Unauthorized","Detail":"AuthorizationUnsuccessful"}"#
         ),
         crate::connector::Meaning::NotExpired
@@ -98,6 +99,7 @@ fn xero_is_complete() {
     assert_eq!(
         xero.api.meaning(
             401,
+            &http::HeaderMap::new(),
             br#"{"Title":"Unauthorized","Detail":"TokenExpired: token expired at 01/02/2026"}"#
         ),
         crate::connector::Meaning::Expired

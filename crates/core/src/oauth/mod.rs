@@ -7,6 +7,7 @@
 mod authorize;
 mod client;
 mod dialect;
+mod kept;
 mod metadata;
 mod reply;
 mod request;
@@ -15,6 +16,7 @@ mod token_set;
 pub use authorize::{AuthorizationRequest, Callback, CallbackError, Pkce, read_callback};
 pub use client::{CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials};
 pub use dialect::TokenDialect;
+pub use kept::KeptReply;
 pub use metadata::{ServerMetadata, metadata_urls, read_metadata};
 pub use reply::{
     Introspection, Refusal, Subject, TokenReply, parse_retry_after, read_introspection,

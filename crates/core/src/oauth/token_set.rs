@@ -59,6 +59,17 @@ struct Plain<'a> {
 }
 
 impl TokenSet {
+    /// One with nothing in it.
+    pub fn empty() -> Self {
+        Self {
+            access_token: None,
+            refresh_token: None,
+            scope: Vec::new(),
+            metadata: BTreeMap::new(),
+            client_credentials: false,
+        }
+    }
+
     /// Whether a newer set can be had without a person.
     pub fn refreshable(&self) -> bool {
         self.refresh_token.is_some() || self.client_credentials

@@ -72,6 +72,9 @@ pub enum AdminError {
     /// A setting that the connector does not declare, or not like this; or too much metadata.
     #[error(transparent)]
     Setting(#[from] SettingError),
+    /// An answer that is kept does not open.
+    #[error("an answer that is kept of grant {0} cannot be opened: {1}")]
+    SealedAnswer(String, String),
     /// There is no such connection.
     #[error("there is no connection {0}")]
     UnknownConnection(String),
@@ -246,7 +249,7 @@ impl Vault {
         .await
     }
 
-    async fn authorize(
+    pub(super) async fn authorize(
         &self,
         key: &ConnectionKey,
         tokens: &TokenSet,

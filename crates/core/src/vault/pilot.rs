@@ -311,9 +311,9 @@ impl<'a> Pilot<'a> {
             () = keep_claim => unreachable!("a claim is kept for as long as it takes"),
         };
         let now = clock.now();
-        let outcome = self
-            .inner
-            .judge(self.entry, &prepared, answer, store_now(now));
+        let Judged { outcome, kept } =
+            self.inner
+                .judge(self.entry, &prepared, answer, store_now(now));
         let over = match &outcome {
             Outcome::Granted(_) | Outcome::Refused { .. } => self.gate(|gate| gate.well(now)),
             Outcome::Failed {
@@ -326,6 +326,9 @@ impl<'a> Pilot<'a> {
         };
         if over {
             self.inner.recovered.notify_waiters();
+        }
+        if let Some(reply) = kept {
+            self.inner.keep_unread(row, &reply, store_now(now)).await;
         }
         outcome
     }

@@ -12,7 +12,7 @@ use crate::{
     error::TokenError,
     id::{ApplicationId, ConnectorId, GrantId},
     oauth::{
-        self, CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials, Subject, TokenReply,
+        self, CLIENT_AUTH_SETTING, ClientAuth, ClientCredentials, KeptReply, Subject, TokenReply,
         TokenRequest, TokenResponse, TokenSet,
     },
     refresh::{
@@ -32,6 +32,13 @@ pub(super) struct Granted {
     pub(super) tokens: TokenSet,
     pub(super) lifetime: Option<Duration>,
     pub(super) keep_alive: Option<Duration>,
+}
+
+/// What an answer means for the flight, and for the gate of its client.
+pub(super) struct Judged {
+    pub(super) outcome: Outcome<Arc<Granted>>,
+    /// The answer as it came, where it may hold what nothing else does.
+    pub(super) kept: Option<KeptReply>,
 }
 
 fn failed(
@@ -204,9 +211,9 @@ impl Inner {
         prepared: &Prepared,
         answer: Result<Answer, TransportError>,
         now: StoreTime,
-    ) -> Outcome<Arc<Granted>> {
-        match answer {
-            Ok(answer) => self.judge_answer(entry, prepared, &answer, now),
+    ) -> Judged {
+        let outcome = match answer {
+            Ok(answer) => return self.judge_answer(entry, prepared, &answer, now),
             Err(TransportError::TooLate) => Outcome::TooLate,
             Err(TransportError::NotSent(message)) => {
                 failed(FailureKind::NotSent, Fault::Endpoint, message, None)
@@ -214,6 +221,10 @@ impl Inner {
             Err(TransportError::NoAnswer(message)) => {
                 failed(FailureKind::Unknown, Fault::Endpoint, message, None)
             }
+        };
+        Judged {
+            outcome,
+            kept: None,
         }
     }
 
@@ -223,7 +234,7 @@ impl Inner {
         prepared: &Prepared,
         answer: &Answer,
         now: StoreTime,
-    ) -> Outcome<Arc<Granted>> {
+    ) -> Judged {
         let secrets: Vec<&Secret> = prepared.secrets.iter().collect();
         let reply = oauth::read_token_reply(
             answer.status,
@@ -233,6 +244,19 @@ impl Inner {
             &secrets,
             now.0,
         );
+        let kept = KeptReply::of(&reply, answer.status, &answer.headers, &answer.body);
+        Judged {
+            outcome: self.judge_reply(entry, prepared, reply),
+            kept,
+        }
+    }
+
+    fn judge_reply(
+        &self,
+        entry: &GrantEntry,
+        prepared: &Prepared,
+        reply: TokenReply,
+    ) -> Outcome<Arc<Granted>> {
         match reply {
             TokenReply::Granted(response) => {
                 Outcome::Granted(Arc::new(self.granted(entry, prepared, response)))

@@ -10,7 +10,7 @@ use tokenward::{
     refresh::ledger::{GrantRow, Standing},
     store::{Connection, ConnectionPatch, Stamped},
     time::StoreTime,
-    vault::state::State,
+    vault::{Recovered, state::State},
 };
 use zeroize::Zeroizing;
 
@@ -98,6 +98,15 @@ pub(super) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Read answers of the token endpoint again that could not be read when they came
+    ///
+    /// They are kept, sealed, beside their grant. Mend the connector's file first, then run this:
+    /// the newest answer that can be read by now is the connection's new authorization. Nothing is
+    /// sent to the provider.
+    Recover {
+        #[command(flatten)]
+        place: Place,
     },
     /// Delete a connection; its grant is revoked if nothing else uses it
     Delete {
@@ -271,6 +280,22 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
             let grant = grant_of(vault, &connection).await?;
             let object = describe(vault, &connection, grant.as_ref());
             Output::new(*json).say(&object, || text(&object));
+        }
+        Command::Recover { place } => {
+            let key = place.key(vault).await?;
+            match vault.recover(&key).await? {
+                Recovered::Done { at, .. } => {
+                    println!("connection {key} uses the tokens of the answer of {at}");
+                }
+                Recovered::Unreadable { answers } => bail!(
+                    "{answers} answers are kept, and none can be read in the dialect of connector {}",
+                    key.service
+                ),
+                Recovered::Outdated => {
+                    bail!("the grant of connection {key} has newer tokens than what is kept")
+                }
+                Recovered::Nothing => bail!("no answers are kept of connection {key}"),
+            }
         }
         Command::Delete { place } => {
             let key = place.key(vault).await?;

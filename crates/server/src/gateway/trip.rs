@@ -172,7 +172,7 @@ impl Trip<'_> {
         let coding = content_encoding(heard.response.headers());
         let read = heard.peeked.so_far();
         let decoded = decode_body(&coding, read.clone(), PEEK).unwrap_or(read);
-        api.meaning(status.as_u16(), &decoded) == Meaning::Expired
+        api.meaning(status.as_u16(), heard.response.headers(), &decoded) == Meaning::Expired
     }
 
     /// Follows redirects of safe methods, as long as they stay where the token may go.

@@ -11,6 +11,7 @@ mod rejections;
 mod sharing;
 mod spool;
 mod strangers;
+mod unread;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
