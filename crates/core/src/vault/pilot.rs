@@ -5,7 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, entry::GrantEntry, join::Herald, provider::Granted};
+use super::{
+    Inner,
+    entry::GrantEntry,
+    join::Herald,
+    provider::{Granted, Judged},
+};
 use crate::{
     id::{ApplicationId, ConnectorId, OwnerId},
     observe::Signal,
