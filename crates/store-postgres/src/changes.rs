@@ -22,9 +22,9 @@ use tokio_postgres::{Row, Transaction};
 
 use crate::{
     fault::{Fault, Outcome},
-    grants::NOW,
-    pool::{Pool, params},
+    pool::Pool,
     rows::integer,
+    sql::{NOW, params},
 };
 
 /// How long changes are kept, in milliseconds.

@@ -11,10 +11,12 @@ use tokio_postgres::Row;
 
 use crate::{
     changes,
+    columns::{INSERT_SQL, REPLACE_SQL, Values},
     fault::{Fault, Outcome},
-    grants::{self, Values},
-    pool::{Pool, params},
+    grants,
+    pool::Pool,
     rows::{self, CONNECTION, GRANT, Read, saturated, to_json},
+    sql::params,
     transaction::{Changing, Fenced},
     unread,
 };
@@ -272,20 +274,8 @@ async fn grant_row(changing: &Changing<'_>, id: &GrantId) -> Outcome<Option<Read
 /// As [`grants::write`], within the transaction and announced by it.
 async fn replace(changing: &Changing<'_>, read: &Read, row: &GrantRow) -> Outcome<()> {
     let values = Values::of(row)?;
-    // An authorization voids claim, attempt and trouble.
-    let sql = "UPDATE tokenward.grants SET version = $3, authorized_version = $4, sealed = $5,
-             expires_at = $6, lifetime_ms = $7, refreshed_at = $8, keep_alive_at = $9,
-             keep_alive_day = $10, fingerprint = $11, dead = $12, claim_owner = NULL,
-             claim_epoch = NULL, claim_until = NULL, attempt = NULL, trouble = NULL,
-             retry_at = NULL, revision = revision + 1
-         WHERE id = $1 AND revision = $2 RETURNING 1";
-    let params = params![
-        TEXT row.id.as_str(), INT8 read.revision, INT8 values.version, INT8 values.authorized_version,
-        BYTEA row.sealed, INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
-        INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
-        TEXT values.dead,
-    ];
-    if changing.query(sql, params).await?.is_empty() {
+    let params = values.token(&read.revision);
+    if changing.query(&REPLACE_SQL, &params).await?.is_empty() {
         return Err(Fault::Contended);
     }
     Ok(())
@@ -293,18 +283,7 @@ async fn replace(changing: &Changing<'_>, read: &Read, row: &GrantRow) -> Outcom
 
 async fn insert(changing: &Changing<'_>, row: &GrantRow) -> Outcome<()> {
     let values = Values::of(row)?;
-    let sql = "INSERT INTO tokenward.grants (id, application, connector, version,
-             authorized_version, sealed, expires_at, lifetime_ms, refreshed_at, keep_alive_at,
-             keep_alive_day, fingerprint, epoch, committed_epoch, revision)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1)";
-    let params = params![
-        TEXT row.id.as_str(), TEXT row.application.as_str(), TEXT row.connector.as_str(),
-        INT8 values.version, INT8 values.authorized_version, BYTEA row.sealed,
-        INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
-        INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
-        INT8 values.epoch, INT8 values.committed_epoch,
-    ];
-    changing.query(sql, params).await?;
+    changing.query(&INSERT_SQL, &values.all()).await?;
     Ok(())
 }
 

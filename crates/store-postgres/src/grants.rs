@@ -14,17 +14,16 @@ use tokenward::{
     store::{ReplacedToken, Stamped},
     time::StoreTime,
 };
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::Type};
 
 use crate::{
     PostgresStore,
+    columns::{LEDGER_SQL, LEDGER_TOLD_SQL, REPLACING_TOKEN_SQL, TOKEN_SQL, Values},
     fault::{Fault, Outcome},
-    pool::{Pool, params},
-    rows::{self, GRANT, REPLACED, Read, integer, saturated, to_json},
+    pool::Pool,
+    rows::{self, GRANT, Read, integer, saturated},
+    sql::{NOW, params},
 };
-
-/// The database's time in milliseconds.
-pub(crate) const NOW: &str = "floor(extract(epoch from clock_timestamp()) * 1000)::bigint";
 
 /// The rows of claims that this process holds, as it last wrote them. A commit needs no clock, so
 /// that with the row at hand it is one statement; if the row has changed since, it is read anew.
@@ -191,140 +190,29 @@ fn no_row() -> Fault {
 /// Otherwise the database's time.
 pub(crate) async fn write(pool: &Pool, read: &Read, row: &GrantRow) -> Outcome<Option<StoreTime>> {
     let values = Values::of(row)?;
-    let told = told(&read.row, row);
     let rows = if row.version == read.row.version {
-        let sql = if told {
-            ledger_told_sql()
-        } else {
-            ledger_sql()
+        let sql = match told(&read.row, row) {
+            true => &LEDGER_TOLD_SQL,
+            false => &LEDGER_SQL,
         };
-        let claim = row.claim.as_ref();
-        let params = params![
-            TEXT row.id.as_str(), INT8 read.revision, TEXT values.dead, INT8 values.epoch,
-            TEXT claim.map(|claim| claim.owner.as_str()), INT8 values.claim_epoch,
-            INT8 values.claim_until, TEXT values.attempt, TEXT values.trouble, INT8 values.retry_at,
-        ];
-        pool.query(&sql, params).await?
+        pool.query(sql, &values.ledger(&read.revision)).await?
     } else {
-        let claim = row.claim.as_ref();
+        let mut params = values.token(&read.revision);
         // The database puts its own time to it.
-        let replaced = ReplacedToken::between(&read.row, row, StoreTime(0));
-        let params = params![
-            TEXT row.id.as_str(), INT8 read.revision, TEXT values.dead, INT8 values.epoch,
-            TEXT claim.map(|claim| claim.owner.as_str()), INT8 values.claim_epoch,
-            INT8 values.claim_until, TEXT values.attempt, TEXT values.trouble, INT8 values.retry_at,
-            INT8 values.version, INT8 values.authorized_version, BYTEA row.sealed,
-            INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
-            INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
-            INT8 values.committed_epoch, INT8 replaced.as_ref().map(|token| i64::from(token.slot)),
-            BYTEA replaced.as_ref().map(|token| token.fingerprint.as_slice()),
-        ];
-        match replaced {
-            Some(_) => pool.query(&replacing_token_sql(), params).await?,
-            None => pool.query(&token_sql(), &params[..20]).await?,
+        match ReplacedToken::between(&read.row, row, StoreTime(0)) {
+            Some(token) => {
+                let (slot, digest) = (i64::from(token.slot), token.fingerprint.as_slice());
+                params.push((&slot, Type::INT8));
+                params.push((&digest, Type::BYTEA));
+                pool.query(&REPLACING_TOKEN_SQL, &params).await?
+            }
+            None => pool.query(&TOKEN_SQL, &params).await?,
         }
     };
     rows.first()
         .map(|row| row.try_get(0).map(StoreTime))
         .transpose()
         .map_err(|_| no_row())
-}
-
-/// The columns that a claim, an extension and a settlement write.
-const LEDGER: &str = "dead = $3, epoch = $4, claim_owner = $5, claim_epoch = $6, claim_until = $7,
-     attempt = $8, trouble = $9, retry_at = $10";
-
-/// And those that a commit writes beside them.
-const TOKEN: &str = "version = $11, authorized_version = $12, sealed = $13, expires_at = $14,
-     lifetime_ms = $15, refreshed_at = $16, keep_alive_at = $17, keep_alive_day = $18,
-     fingerprint = $19, committed_epoch = $20";
-
-pub(crate) fn ledger_sql() -> String {
-    format!(
-        "UPDATE tokenward.grants SET {LEDGER}, revision = revision + 1
-         WHERE id = $1 AND revision = $2 RETURNING {NOW}"
-    )
-}
-
-fn ledger_told_sql() -> String {
-    telling(LEDGER, "")
-}
-
-pub(crate) fn token_sql() -> String {
-    telling(&format!("{LEDGER}, {TOKEN}"), "")
-}
-
-/// As [`token_sql`], where the refresh token is another one: the old one's digest is kept.
-pub(crate) fn replacing_token_sql() -> String {
-    let replaced = format!(
-        ", replaced AS (
-             INSERT INTO tokenward.replaced_tokens ({REPLACED}) SELECT id, $21, $22, {NOW} FROM done
-             ON CONFLICT (grant_id, slot) DO UPDATE SET
-                fingerprint = excluded.fingerprint, at = excluded.at
-         )"
-    );
-    telling(&format!("{LEDGER}, {TOKEN}"), &replaced)
-}
-
-/// What changed and the word of it are one statement: a replica that dies cannot leave one out.
-fn telling(columns: &str, beside: &str) -> String {
-    format!(
-        "WITH done AS (
-             UPDATE tokenward.grants SET {columns}, revision = revision + 1
-             WHERE id = $1 AND revision = $2 RETURNING id, version
-         ), told AS (
-             INSERT INTO tokenward.changes (kind, a, b) SELECT 'grant', id, version::text FROM done
-         ){beside}
-         SELECT {NOW} FROM done"
-    )
-}
-
-/// A row's columns in PostgreSQL's types.
-pub(crate) struct Values<'a> {
-    pub(crate) version: i64,
-    pub(crate) authorized_version: i64,
-    pub(crate) expires_at: Option<i64>,
-    pub(crate) lifetime_ms: Option<i64>,
-    pub(crate) refreshed_at: Option<i64>,
-    pub(crate) keep_alive_at: Option<i64>,
-    pub(crate) keep_alive_day: Option<i64>,
-    pub(crate) fingerprint: Option<&'a [u8]>,
-    pub(crate) dead: Option<String>,
-    pub(crate) epoch: i64,
-    pub(crate) committed_epoch: i64,
-    pub(crate) claim_epoch: Option<i64>,
-    pub(crate) claim_until: Option<i64>,
-    pub(crate) attempt: Option<String>,
-    pub(crate) trouble: Option<String>,
-    pub(crate) retry_at: Option<i64>,
-}
-
-/// A day in milliseconds.
-const DAY: i64 = 86_400_000;
-
-impl<'a> Values<'a> {
-    pub(crate) fn of(row: &'a GrantRow) -> Outcome<Self> {
-        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let claim = row.claim.as_ref();
-        Ok(Self {
-            version: integer(row.version)?,
-            authorized_version: integer(row.authorized_version)?,
-            expires_at: row.expires_at.map(|at| at.0),
-            lifetime_ms: row.lifetime.map(millis),
-            refreshed_at: row.refreshed_at.map(|at| at.0),
-            keep_alive_at: row.keep_alive_at.map(|at| at.0),
-            keep_alive_day: row.keep_alive_at.map(|at| at.0.div_euclid(DAY)),
-            fingerprint: row.fingerprint.as_ref().map(<[u8; 32]>::as_slice),
-            dead: rows::dead(&row.standing)?,
-            epoch: integer(row.epoch)?,
-            committed_epoch: integer(row.committed_epoch)?,
-            claim_epoch: claim.map(|claim| integer(claim.epoch)).transpose()?,
-            claim_until: claim.map(|claim| claim.until.0),
-            attempt: row.attempt.as_ref().map(to_json).transpose()?,
-            trouble: row.trouble.as_ref().map(to_json).transpose()?,
-            retry_at: row.trouble.as_ref().map(|trouble| trouble.retry_at.0),
-        })
-    }
 }
 
 /// The first one by id: several may have the token if the provider gave it to them.

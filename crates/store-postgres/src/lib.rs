@@ -36,7 +36,9 @@
 //! poll at once; it is a hint and may be lost, switched off, or missing from an engine.
 
 mod changes;
+mod columns;
 mod connections;
+mod error;
 mod fault;
 mod grants;
 mod hints;
@@ -47,6 +49,7 @@ mod open;
 mod options;
 mod pool;
 mod rows;
+mod sql;
 mod store;
 mod tenants;
 mod tls;
@@ -62,11 +65,11 @@ pub fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
                  int8, int8, int8, int8, int8, bytea, int8";
     vec![
         ("read a grant", grants::find_sql(), "text"),
-        ("write a claim", grants::ledger_sql(), ledger),
-        ("write a token set", grants::token_sql(), token),
+        ("write a claim", columns::LEDGER_SQL.clone(), ledger),
+        ("write a token set", columns::TOKEN_SQL.clone(), token),
         (
             "write another token set",
-            grants::replacing_token_sql(),
+            columns::REPLACING_TOKEN_SQL.clone(),
             concat!(
                 "text, int8, text, int8, text, int8, int8, text, text, int8, int8, int8, bytea, ",
                 "int8, int8, int8, int8, int8, bytea, int8, int8, bytea"
@@ -98,5 +101,6 @@ pub fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
     ]
 }
 
-pub use open::{OpenError, PostgresStore};
+pub use error::OpenError;
+pub use open::PostgresStore;
 pub use options::PostgresOptions;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::{
+    error::OpenError,
     fault::{Fault, Outcome},
-    open::OpenError,
-    pool::{Lease, Pool, params},
+    pool::{Lease, Pool},
+    sql::params,
 };
 
 /// One file for each schema, in order. A file that was released is never edited.
@@ -39,7 +40,12 @@ pub(crate) async fn migrate(pool: &Pool) -> Result<(), OpenError> {
             .map_err(OpenError::Store)?;
         match present {
             Some(SCHEMA) => return Ok(()),
-            Some(schema) if schema > SCHEMA => return Err(OpenError::Newer { schema }),
+            Some(schema) if schema > SCHEMA => {
+                return Err(OpenError::Newer {
+                    schema,
+                    known: SCHEMA,
+                });
+            }
             _ => {}
         }
         let mut lease = match pool.lease().await {

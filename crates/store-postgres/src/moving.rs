@@ -9,11 +9,12 @@ use tokenward::{
 };
 
 use crate::{
-    PostgresStore, connections,
+    PostgresStore,
+    columns::{RESTORE_SQL, Values},
+    connections,
     fault::{Fault, Outcome},
-    grants::{NOW, Values},
-    pool::params,
     rows::to_json,
+    sql::{NOW, params},
     transaction::{Changing, change},
     unread,
 };
@@ -187,32 +188,6 @@ async fn restore_client(changing: &Changing<'_>, client: &OAuthClient) -> Outcom
 
 async fn restore_grant(changing: &Changing<'_>, row: &GrantRow) -> Outcome<()> {
     let values = Values::of(row)?;
-    let sql = "INSERT INTO tokenward.grants (id, application, connector, version,
-             authorized_version, sealed, expires_at, lifetime_ms, refreshed_at, keep_alive_at,
-             keep_alive_day, fingerprint, dead, epoch, committed_epoch, claim_owner, claim_epoch,
-             claim_until, attempt, trouble, retry_at, revision)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-             $19, $20, $21, 1)
-         ON CONFLICT (id) DO UPDATE SET
-             version = excluded.version, authorized_version = excluded.authorized_version,
-             sealed = excluded.sealed, expires_at = excluded.expires_at,
-             lifetime_ms = excluded.lifetime_ms, refreshed_at = excluded.refreshed_at,
-             keep_alive_at = excluded.keep_alive_at, keep_alive_day = excluded.keep_alive_day,
-             fingerprint = excluded.fingerprint, dead = excluded.dead, epoch = excluded.epoch,
-             committed_epoch = excluded.committed_epoch, claim_owner = excluded.claim_owner,
-             claim_epoch = excluded.claim_epoch, claim_until = excluded.claim_until,
-             attempt = excluded.attempt, trouble = excluded.trouble, retry_at = excluded.retry_at,
-             revision = grants.revision + 1";
-    let claim = row.claim.as_ref();
-    let params = params![
-        TEXT row.id.as_str(), TEXT row.application.as_str(), TEXT row.connector.as_str(),
-        INT8 values.version, INT8 values.authorized_version, BYTEA row.sealed,
-        INT8 values.expires_at, INT8 values.lifetime_ms, INT8 values.refreshed_at,
-        INT8 values.keep_alive_at, INT8 values.keep_alive_day, BYTEA values.fingerprint,
-        TEXT values.dead, INT8 values.epoch, INT8 values.committed_epoch,
-        TEXT claim.map(|claim| claim.owner.as_str()), INT8 values.claim_epoch,
-        INT8 values.claim_until, TEXT values.attempt, TEXT values.trouble, INT8 values.retry_at,
-    ];
-    changing.query(sql, params).await?;
+    changing.query(&RESTORE_SQL, &values.all()).await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use tokio_postgres::{
 };
 
 use crate::{
-    open::OpenError,
+    error::OpenError,
     tls::{Check, Tls},
 };
 

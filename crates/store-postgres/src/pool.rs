@@ -16,16 +16,14 @@ use std::{
 
 use tokenward::store::{StoreError, StoreResult, Waiting};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::{
-    Client, Row,
-    types::{ToSql, Type},
-};
+use tokio_postgres::{Client, Row};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     fault::{Fault, Outcome},
     line::{Class, Line, TooBusy, Turn},
     options::Target,
+    sql::Params,
 };
 
 /// How long a verb goes on trying while the database is away: a restart, a failover by the list
@@ -35,17 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const STATEMENT: Duration = Duration::from_secs(5);
 /// How long connecting may take, all hosts together.
 const CONNECT: Duration = Duration::from_secs(8);
-
-/// A statement's parameters, each with its type, so that one round trip does.
-pub(crate) type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
-
-/// Writes out [`Params`].
-macro_rules! params {
-    ($($kind:ident $value:expr),* $(,)?) => {
-        &[$((&$value as &(dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::types::Type::$kind)),*]
-    };
-}
-pub(crate) use params;
 
 /// The pool, as one class of callers sees it; clones are the same.
 #[derive(Clone)]

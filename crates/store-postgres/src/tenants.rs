@@ -10,9 +10,9 @@ use tokenward::{
 use crate::{
     changes,
     fault::{Fault, Outcome},
-    grants::NOW,
-    pool::{Pool, params},
+    pool::Pool,
     rows::{self, API_KEY, APPLICATION, CLIENT, saturated, to_json},
+    sql::{NOW, params},
     transaction::Changing,
 };
 

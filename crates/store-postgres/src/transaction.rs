@@ -15,8 +15,8 @@ use tokio_postgres::{Row, Transaction};
 use crate::{
     PostgresStore,
     fault::{Fault, Outcome},
-    grants::NOW,
-    pool::{Params, Pool, params},
+    pool::Pool,
+    sql::{NOW, Params, params},
 };
 
 /// How many fences there are for connections, grants and tokens; those of applications follow.

@@ -8,8 +8,9 @@ use tokio_postgres::Row;
 
 use crate::{
     fault::Outcome,
-    pool::{Pool, params},
+    pool::Pool,
     rows::{self, REPLACED, UNREAD, integer, saturated},
+    sql::params,
     transaction::{Changing, Fenced},
 };
 

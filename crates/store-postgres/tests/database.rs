@@ -80,7 +80,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let options = PostgresOptions::parse(&cluster.url()).unwrap();
     let error = PostgresStore::open(options).await.expect_err("it is newer");
     assert!(
-        matches!(error, OpenError::Newer { schema: 99 }),
+        matches!(error, OpenError::Newer { schema: 99, .. }),
         "{error:?}"
     );
     assert!(
