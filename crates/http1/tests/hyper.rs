@@ -1,6 +1,12 @@
 //! The same bytes to this crate and to hyper: what both read they read alike, and what only one of them reads
 //! is known by kind.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "what cannot be set up fails the test, and its time is paused"
+)]
+
 use std::{convert::Infallible, future::poll_fn, sync::Mutex, time::Duration};
 
 use bytes::{Bytes, BytesMut};

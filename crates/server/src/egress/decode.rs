@@ -29,7 +29,7 @@ pub enum DecodeError {
     /// A coding that is not known here.
     #[error("the content coding `{0}` is not known")]
     Unknown(String),
-    /// More than [`MOST_CODINGS`].
+    /// More codings in a row than anybody means.
     #[error("more than {MOST_CODINGS} content codings in a row")]
     TooMany,
     /// The decoded body would be larger than was asked for.

@@ -39,7 +39,7 @@ pub(crate) struct Plain<'a> {
 pub(crate) enum Outcome {
     /// It is not plain after all. Nothing was sent.
     NotSent,
-    /// It was sent; the rest is for [`Gateway::resume`].
+    /// It was sent; the rest is for [`Gateway::handle`].
     Sent(Box<Sent>),
     /// The head of the API's answer was written for the caller, and this body is to follow.
     Answered(Relay, Ending),

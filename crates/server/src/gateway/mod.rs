@@ -1,8 +1,8 @@
 //! `/proxy`: a request to an API with the connection's fresh token.
 //!
-//! A request is decided once ([`decide`]): who asks, for which connection, with which token (from memory when
-//! it is fresh), and whether that may go where it is asked to. Then it makes one trip ([`trip`]); what was
-//! decided travels with it. Small requests are written straight from the bytes that came ([`encode`]). What
+//! A request is decided once (`decide`): who asks, for which connection, with which token (from memory when
+//! it is fresh), and whether that may go where it is asked to. Then it makes one trip (`trip`); what was
+//! decided travels with it. Small requests are written straight from the bytes that came (`encode`). What
 //! went wrong here is an Apideck error; what the API answers passes through unchanged.
 
 mod body;
