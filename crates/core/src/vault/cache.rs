@@ -76,12 +76,14 @@ impl Inner {
         for _ in 0..2 {
             let around = grants.iter().skip(begin).chain(grants.iter().take(begin));
             for (id, entry) in around {
-                if victims.len() >= count {
-                    return victims;
-                }
-                if !entry.take_recent() && !entry.flying() {
+                // Of all, also when enough are found: a mark tells of the time since the last look.
+                let recent = entry.take_recent();
+                if victims.len() < count && !recent && !entry.flying() {
                     victims.insert(id.clone());
                 }
+            }
+            if victims.len() >= count {
+                break;
             }
         }
         victims
