@@ -46,7 +46,7 @@ ALLOCATORS = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"}
 PARTS = ["hyper_util", "hyper::", "httparse", "http::", "tokio_util", "tokio::", "tokenward"]
 PARTS += ["aws_lc", "mi_", "mem"]
 # Never inlined, so that it can be told from the rest of the request.
-KEY_CHECK = "caller::Keys::knows"
+KEY_CHECK = "keys::Keys::knows"
 
 
 class UnderCallgrind(machine.Children):
