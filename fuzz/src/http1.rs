@@ -3,15 +3,8 @@
 use bytes::BytesMut;
 use http::StatusCode;
 use tokenward_http1::{
-    Header,
     framing::{Chunks, Framing},
-    request::{self, MOST_HEADERS},
-    response,
-};
-
-const NO_HEADER: Header<'static> = Header {
-    name: "",
-    value: &[],
+    request, response,
 };
 
 /// What a line of its own would make of a value.
@@ -21,7 +14,7 @@ fn is_one_line(value: &[u8]) -> bool {
 
 /// A request's head: what is read lies within what came, and what comes later does not change it.
 pub fn http_request(data: &[u8]) {
-    let mut headers = [NO_HEADER; MOST_HEADERS];
+    let mut headers = request::room();
     let request::Found::Whole(whole) = request::read(data, &mut headers) else {
         return;
     };
@@ -30,7 +23,7 @@ pub fn http_request(data: &[u8]) {
     assert!(whole.headers.iter().all(|header| is_one_line(header.value)));
     let (length, body) = (whole.length, whole.body.to_vec());
     let more = [data, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"].concat();
-    let mut headers = [NO_HEADER; MOST_HEADERS];
+    let mut headers = request::room();
     match request::read(&more, &mut headers) {
         request::Found::Whole(again) => {
             assert_eq!((again.length, again.body), (length, &body[..]));
@@ -38,7 +31,7 @@ pub fn http_request(data: &[u8]) {
         other => panic!("{other:?}"),
     }
     for there in 0..length {
-        let mut headers = [NO_HEADER; MOST_HEADERS];
+        let mut headers = request::room();
         let early = request::read(&data[..there], &mut headers);
         assert!(!matches!(early, request::Found::Whole(_)), "{there}");
     }
@@ -99,7 +92,7 @@ fn pipeline(data: &[u8], pieces: usize) -> Vec<(String, Vec<u8>)> {
     for piece in data.chunks(pieces) {
         inbox.extend_from_slice(piece);
         loop {
-            let mut headers = [NO_HEADER; MOST_HEADERS];
+            let mut headers = request::room();
             let length = match request::read(&inbox, &mut headers) {
                 request::Found::Partial => break,
                 request::Found::Whole(request) => {

@@ -1,5 +1,7 @@
 //! The head of a request, and what RFC 9112 demands of it.
 
+use std::mem::MaybeUninit;
+
 use http::{HeaderMap, Method, StatusCode, Version};
 use httparse::Header;
 
@@ -9,6 +11,14 @@ use crate::{decimal, lower};
 pub const MOST: usize = 32 * 1024;
 /// And if it has no more headers.
 pub const MOST_HEADERS: usize = 64;
+
+/// Room for the headers of a request.
+pub type Room<'a> = [MaybeUninit<Header<'a>>; MOST_HEADERS];
+
+/// Room in which nothing is yet.
+pub const fn room<'a>() -> Room<'a> {
+    [const { MaybeUninit::uninit() }; MOST_HEADERS]
+}
 
 /// A small request that is here in whole.
 #[derive(Debug)]
@@ -159,7 +169,7 @@ pub fn is_host(value: &[u8]) -> bool {
 }
 
 /// Looks at what has arrived.
-pub fn read<'a>(bytes: &'a [u8], headers: &'a mut [Header<'a>; MOST_HEADERS]) -> Found<'a> {
+pub fn read<'a>(bytes: &'a [u8], headers: &'a mut Room<'a>) -> Found<'a> {
     let partial = |length| {
         if length > MOST {
             Found::Other
@@ -170,8 +180,8 @@ pub fn read<'a>(bytes: &'a [u8], headers: &'a mut [Header<'a>; MOST_HEADERS]) ->
     if bytes.is_empty() {
         return Found::Partial;
     }
-    let mut head = httparse::Request::new(headers);
-    let length = match head.parse(bytes) {
+    let mut head = httparse::Request::new(&mut []);
+    let length = match head.parse_with_uninit_headers(bytes, headers) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return partial(bytes.len() + 1),
         Err(_) => return Found::Other,
@@ -216,6 +226,10 @@ fn body_length(method: &Method, headers: &[Header<'_>]) -> Result<Option<u64>, R
     let mut checks = Checks::default();
     let (mut length, mut special) = (Some(0), false);
     for header in headers {
+        // Other names need not be read.
+        if !matches!(header.name.len(), 2 | 4 | 6 | 7 | 10 | 14 | 17) {
+            continue;
+        }
         let name = lower(header.name, room);
         checks.note(name, header.value);
         match name {
@@ -244,7 +258,7 @@ mod tests {
     }
 
     fn verdict(bytes: &[u8]) -> Verdict {
-        let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+        let mut headers = room();
         match read(bytes, &mut headers) {
             Found::Partial => Verdict::Partial,
             Found::Whole(request) => Verdict::Whole(request.length, request.body.to_vec()),

@@ -1,5 +1,7 @@
 //! The head of an answer, and where its body ends (RFC 9112 sections 4 and 6.3).
 
+use std::mem::MaybeUninit;
+
 use http::StatusCode;
 use httparse::Header;
 
@@ -58,9 +60,9 @@ pub fn read<T>(
     to_head: bool,
     take: impl FnOnce(ResponseHead<'_>) -> T,
 ) -> Result<Found<T>, Malformed> {
-    let mut headers = [httparse::EMPTY_HEADER; USUAL_HEADERS];
-    let mut head = httparse::Response::new(&mut headers);
-    match parser().parse_response(&mut head, bytes) {
+    let mut headers = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+    let mut head = httparse::Response::new(&mut []);
+    match parser().parse_response_with_uninit_headers(&mut head, bytes, &mut headers) {
         Err(httparse::Error::TooManyHeaders) => {}
         parsed => return found(parsed, &head, bytes.len(), to_head, take),
     }
@@ -122,6 +124,10 @@ fn nature(head: &httparse::Response<'_, '_>, to_head: bool) -> Result<Nature, Ma
     let mut chunked = false;
     let room = &mut [0; 32];
     for header in &*head.headers {
+        // Other names need not be read.
+        if !matches!(header.name.len(), 10 | 14 | 17) {
+            continue;
+        }
         match lower(header.name, room) {
             b"content-length" => {
                 // The same number again is that number (RFC 9112 section 6.3).

@@ -15,8 +15,7 @@ use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use proptest::{prelude::*, sample::select};
 use tokenward_http1::{
-    Header,
-    request::{self, Found, MOST_HEADERS, Refusal},
+    request::{self, Found, Refusal},
     response::Nature,
     wire::Wire,
 };
@@ -77,10 +76,7 @@ async fn request_by_hyper(bytes: &[u8]) -> Option<Read> {
 
 /// The first request that this crate reads.
 fn request_by_us(bytes: &[u8]) -> Result<Option<Read>, Refusal> {
-    let mut headers = [Header {
-        name: "",
-        value: &[],
-    }; MOST_HEADERS];
+    let mut headers = request::room();
     match request::read(bytes, &mut headers) {
         Found::Partial | Found::Other => Ok(None),
         Found::Refused(refusal) => Err(refusal),
@@ -298,10 +294,7 @@ fn pipeline(bytes: &[u8], pieces: usize) -> (Vec<(String, Vec<u8>)>, &'static st
     for piece in bytes.chunks(pieces) {
         inbox.extend_from_slice(piece);
         loop {
-            let mut headers = [Header {
-                name: "",
-                value: &[],
-            }; MOST_HEADERS];
+            let mut headers = request::room();
             let length = match request::read(&inbox, &mut headers) {
                 Found::Partial => break,
                 Found::Other => {

@@ -107,7 +107,7 @@ pub(crate) enum Http {
     /// Tokenward itself
     #[default]
     Own,
-    /// An HTTP library, at about half the rate
+    /// An HTTP library
     Library,
 }
 

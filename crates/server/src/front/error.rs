@@ -16,9 +16,6 @@ use crate::wall_clock;
 pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("x-tokenward-origin");
 /// On the gateway's own answers.
 pub(crate) const FROM_GATEWAY: HeaderValue = HeaderValue::from_static("gateway");
-/// On answers of the API behind it.
-#[expect(dead_code, reason = "for the gateway, which does not set it yet")]
-pub(crate) const FROM_PROVIDER: HeaderValue = HeaderValue::from_static("provider");
 
 /// Tells what will help: see [`Remedy`].
 const REMEDY: HeaderName = HeaderName::from_static("x-tokenward-remedy");

@@ -2,7 +2,7 @@
 //! of an HTTP library. What is not spoken here (HTTP/2, long or chunked bodies, upgrades, whatever is
 //! strange) goes to the library, and the connection with it.
 
-use std::{io, pin::pin, sync::Arc};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{
@@ -14,7 +14,7 @@ use http_body_util::Full;
 use tokenward_http1::{
     delivery::{Ending, deliver, unless_gone},
     encode::{date, put_end, put_header, put_status},
-    request::{self, Found, MOST_HEADERS},
+    request::{self, Found},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -26,6 +26,10 @@ use crate::{
 
 /// What is read at once.
 const READ: usize = 8 * 1024;
+
+/// How long, and how much, a refused caller is listened to after its answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;
 
 /// How a connection leaves the lane.
 #[derive(Debug)]
@@ -56,10 +60,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         let mut out = BytesMut::new();
         let mut ended = pin!(closing.clone().cancelled_owned());
         loop {
-            let mut headers = [tokenward_http1::Header {
-                name: "",
-                value: &[],
-            }; MOST_HEADERS];
+            let mut headers = request::room();
             match request::read(&inbox, &mut headers) {
                 Found::Other => return Ok(Left::ToLibrary(inbox)),
                 Found::Partial => {
@@ -103,6 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                     self.write(response, manner, &mut BytesMut::new(), &mut out)
                         .await?;
                     self.stream.shutdown().await?;
+                    self.linger().await;
                     return Ok(Left::Closed);
                 }
             }
@@ -149,6 +151,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
             date: &date,
         };
         self.write(response, manner, ahead, out).await
+    }
+
+    /// Reads a little of what a refused caller still sends: who closes with unread bytes takes the answer
+    /// away from it (RFC 9112 section 9.6).
+    async fn linger(&mut self) {
+        let reading = async {
+            let mut left = LINGER_BYTES;
+            let mut read = BytesMut::with_capacity(READ);
+            while left > 0 {
+                read.clear();
+                match self.stream.read_buf(&mut read).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => left = left.saturating_sub(count),
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, reading).await;
     }
 
     async fn write(

@@ -76,6 +76,8 @@ pub(super) struct Source {
     forgotten: bool,
     ended: bool,
     hint: SizeHint,
+    /// How many bytes the caller has sent.
+    taken: u64,
     /// Who may read on: the latest [`OutBody`]. One from before would take pieces that the next must send.
     reader: u32,
 }
@@ -94,6 +96,7 @@ impl Replayable {
             forgotten: false,
             ended: false,
             hint,
+            taken: 0,
             reader: 0,
         })))
     }
@@ -144,6 +147,23 @@ pub(super) enum BodyError {
 /// A body on its way to an API.
 #[derive(Debug)]
 pub(super) struct OutBody(Option<Reading>);
+
+/// How far a caller has come with its body.
+#[derive(Clone, Debug)]
+pub(super) struct Progress(Option<Arc<Mutex<Source>>>);
+
+impl Progress {
+    /// In bytes.
+    pub(super) fn so_far(&self) -> u64 {
+        self.0.as_ref().map_or(0, |source| lock(source).taken)
+    }
+}
+
+impl OutBody {
+    pub(super) fn progress(&self) -> Progress {
+        Progress(self.0.as_ref().map(|reading| reading.source.clone()))
+    }
+}
 
 /// What was remembered, then what is still to come.
 #[derive(Debug)]
@@ -201,6 +221,7 @@ impl Body for OutBody {
             let Ok(data) = frame.into_data() else {
                 continue;
             };
+            source.taken += data.len() as u64;
             if !source.forgotten && source.kept + data.len() <= source.limit {
                 source.kept += data.len();
                 source.chunks.push(data.clone());

@@ -1,7 +1,7 @@
 //! What is decided about a request before anything of it is sent: who asks, for which connection, with which
 //! token, and where it goes. What was decided travels with the request, and is not decided again.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method};
 use tokenward::{
@@ -24,8 +24,6 @@ pub(crate) struct Decided {
     pub(super) resolved: Arc<Resolved>,
     pub(super) credential: Credential,
     pub(super) target: Target,
-    /// As the caller gave it: a newer token may lead elsewhere (`instance_url`).
-    pub(super) url: Box<str>,
     pub(super) method: Method,
     pub(super) follow_redirects: bool,
     pub(super) time: Time,
@@ -74,9 +72,10 @@ impl Gateway {
         method: &Method,
         began: Moment,
     ) -> Result<Decided, ApiError> {
-        let deciding = Box::pin(self.decide_in_time(directions, method, began));
-        // A direction that makes no sense is told by `decide_in_time`, to those who may know.
-        let time = self.time(began, directions.wanted().ok().and_then(|w| w.timeout));
+        // A direction that makes no sense is told later, to those who may know.
+        let wanted = directions.wanted();
+        let time = self.time(began, wanted.as_ref().ok().and_then(|w| w.timeout));
+        let deciding = Box::pin(self.decide_in_time(directions, wanted, method, time));
         tokio::select! {
             biased;
             decided = deciding => decided,
@@ -89,18 +88,17 @@ impl Gateway {
     async fn decide_in_time(
         &self,
         directions: &Directions<'_>,
+        wanted: Result<Wanted<'_>, ApiError>,
         method: &Method,
-        began: Moment,
+        time: Time,
     ) -> Result<Decided, ApiError> {
         let application = directions.text(Direction::Application);
         let key = directions.key().map(HeaderValue::from_bytes);
         let key = key.and_then(Result::ok);
-        let asked = directions.wanted();
-        let time = self.time(began, asked.as_ref().ok().and_then(|asked| asked.timeout));
         self.keys
             .check(key.as_ref(), application.as_deref(), time.deadline)
             .await?;
-        let mut wanted = asked?;
+        let mut wanted = wanted?;
         let application = application.unwrap_or_default();
         let resolved = self.connection(&application, &wanted, &time).await?;
         complete(&resolved)?;
@@ -269,19 +267,21 @@ impl Decided {
             resolved,
             credential,
             target,
-            url: match wanted.url {
-                Cow::Borrowed(url) => url.into(),
-                Cow::Owned(url) => url.into(),
-            },
             method: wanted.method.unwrap_or_else(|| method.clone()),
             follow_redirects: wanted.follow_redirects,
             time,
         }
     }
 
-    /// The same request with a newer token.
-    pub(super) fn renew(&mut self, gateway: &Gateway, token: Held) -> Result<(), ApiError> {
-        self.target = target::resolve(&self.url, &self.resolved, Some(&token), &gateway.rules)?;
+    /// The same request with a newer token. `url`: as the caller gave it, for that token may lead elsewhere
+    /// (`instance_url`).
+    pub(super) fn renew(
+        &mut self,
+        gateway: &Gateway,
+        url: &str,
+        token: Held,
+    ) -> Result<(), ApiError> {
+        self.target = target::resolve(url, &self.resolved, Some(&token), &gateway.rules)?;
         self.credential = Credential::Token(token);
         Ok(())
     }

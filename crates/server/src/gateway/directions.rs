@@ -65,8 +65,8 @@ impl<'a> Directions<'a> {
         text_of(self.values[direction as usize]?)
     }
 
-    /// A direction's text for a log.
-    pub(super) fn for_log(&self, direction: Direction) -> Cow<'a, str> {
+    /// A direction's text, or nothing.
+    pub(super) fn text_or_empty(&self, direction: Direction) -> Cow<'a, str> {
         self.text(direction).unwrap_or_default()
     }
 

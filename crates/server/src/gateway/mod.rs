@@ -166,6 +166,7 @@ impl Gateway {
                 let mut trip = Trip {
                     gateway: self,
                     decided,
+                    url: directions.text_or_empty(Direction::Url),
                     headers: onward(&parts.headers),
                     body: Replayable::new(body, self.config.replay_limit),
                 };
@@ -193,7 +194,7 @@ impl Gateway {
         let took = noted.began.until(self.vault.clock().now());
         let own = noted.error.is_none();
         self.metrics.proxied(own.then_some(noted.status), took);
-        let text = |direction| noted.directions.for_log(direction);
+        let text = |direction| noted.directions.text_or_empty(direction);
         if self.log.is_on() {
             let api = noted
                 .unified_api

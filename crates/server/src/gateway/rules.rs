@@ -124,6 +124,8 @@ pub(super) fn of_answer(name: &[u8]) -> AnswerRule {
         b"date" => AnswerRule::Date,
         b"location" | b"content-location" => AnswerRule::Location,
         b"x-apideck-downstream-error" | b"x-apideck-request-id" => AnswerRule::Stays,
+        // What only the gateway says of itself an API cannot say.
+        _ if name.starts_with(b"x-tokenward-") => AnswerRule::Stays,
         // The gateway writes its own.
         _ if LIMITS.iter().any(|ours| ours.as_bytes() == name) => AnswerRule::Stays,
         _ if is_hop_by_hop(name) => AnswerRule::Stays,
@@ -156,6 +158,10 @@ pub(super) const LIMITS: [&str; 3] = [
 ];
 
 fn limit(name: &[u8]) -> Option<(usize, usize)> {
+    // Nearly all names end here.
+    if !matches!(name, [b'r' | b'x', ..]) {
+        return None;
+    }
     let spellings = [&b"x-ratelimit-"[..], b"ratelimit-", b"x-rate-limit-"];
     let (rank, what) = spellings
         .iter()
@@ -269,6 +275,19 @@ mod tests {
             assert!(direction.name().len() <= LONGEST_NAME);
             let rule = of_request(direction.name().as_bytes());
             assert_eq!(rule, RequestRule::Direction(direction));
+        }
+    }
+
+    #[test]
+    fn an_api_does_not_speak_for_the_gateway() {
+        for name in [
+            "x-tokenward-origin",
+            "x-tokenward-remedy",
+            "x-apideck-downstream-error",
+            "x-apideck-request-id",
+            "x-downstream-ratelimit-limit",
+        ] {
+            assert_eq!(of_answer(name.as_bytes()), AnswerRule::Stays, "{name}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! A decided request on its way: sent, sent again where that is safe, until an answer is the caller's.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
@@ -33,6 +33,8 @@ const PEEK: usize = 64 * 1024;
 pub(super) struct Trip<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) decided: Decided,
+    /// As the caller gave it.
+    pub(super) url: Cow<'a, str>,
     /// What goes on of the caller's headers.
     pub(super) headers: HeaderMap,
     pub(super) body: Replayable,
@@ -52,13 +54,14 @@ impl Trip<'_> {
     ) -> Result<Response<GatewayBody>, ApiError> {
         let target = self.decided.target.clone();
         let mut heard = self.send(&target, first).await?;
+        self.put_off();
         if let Some(newer) = self.newer_token(&mut heard).await? {
             self.body.hold();
             if !self.body.can_replay() {
                 return Err(ApiError::not_replayable(self.gateway.config.replay_limit));
             }
             self.gateway.metrics.proxied_again(Again::Rejected);
-            self.decided.renew(self.gateway, newer)?;
+            self.decided.renew(self.gateway, &self.url, newer)?;
             drop(heard);
             let target = self.decided.target.clone();
             heard = self.send(&target, None).await?;
@@ -67,6 +70,17 @@ impl Trip<'_> {
             heard = Box::pin(self.follow(heard)).await?;
         }
         Ok(self.finish(heard))
+    }
+
+    /// An upload that was still moving at the deadline has put it off: what is left to do has as long again.
+    fn put_off(&mut self) {
+        let now = self.clock().now();
+        let time = &mut self.decided.time;
+        if let Some(patience) = time.patience
+            && now >= time.deadline
+        {
+            time.deadline = now + patience;
+        }
     }
 
     /// A better token, if the API has rejected this one as expired. `None`: it is content, or means something

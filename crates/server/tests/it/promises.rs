@@ -50,6 +50,56 @@ fn with_length(status: &str, lines: &str, body: &str) -> String {
     )
 }
 
+// --- uploads ------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_moves_puts_the_deadline_off_for_all_that_follows() {
+    both(&["--request-timeout", "1"], "", async |played| {
+        let mut call = played.call().await;
+        let head = played.head("PUT", "/long", &["Content-Length: 40000"]);
+        call.send(head).await;
+        let sending = async {
+            // Far longer than the deadline in all.
+            for _ in 0..8 {
+                sleep(Duration::from_millis(400)).await;
+                call.send("x".repeat(5000)).await;
+            }
+        };
+        let answering = async {
+            let mut api = played.accept().await;
+            assert_eq!(api.request().await.body.len(), 40_000);
+            // What follows a rejected token has its time, too.
+            api.send(with_length(
+                "401 Unauthorized",
+                "Connection: close\r\n",
+                "expired",
+            ))
+            .await;
+            let mut api = played.accept().await;
+            assert_eq!(api.request().await.body.len(), 40_000);
+            api.send(with_length("200 OK", "", "done")).await;
+        };
+        tokio::join!(sending, answering);
+        let answer = call.answer().await;
+        assert_eq!((answer.status(), &answer.body[..]), (200, &b"done"[..]));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_stops_ends_with_the_deadline() {
+    both(&["--request-timeout", "1"], "", async |played| {
+        let mut call = played.call().await;
+        let head = played.head("PUT", "/long", &["Content-Length: 40000"]);
+        call.send(head).await;
+        call.send("x".repeat(5000)).await;
+        let api = played.accept().await;
+        assert_eq!(call.answer().await.status(), 504);
+        drop(api);
+    })
+    .await;
+}
+
 // --- who leaves ---------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]

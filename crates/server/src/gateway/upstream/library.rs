@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -18,16 +18,16 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokenward_http1::Malformed;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tower::BoxError;
 
 use super::{
-    Connection, Failure, Stream, Upstream, UpstreamBody,
+    Connection, Failure, Stream, Until, Upstream, UpstreamBody,
     body::stall_ends,
     pool::{Own, Pool},
 };
 use crate::gateway::{
-    body::OutBody,
+    body::{OutBody, Progress},
     target::{Origin, Target},
 };
 
@@ -48,7 +48,7 @@ impl Upstream {
         target: &Target,
         mut sender: http1::SendRequest<OutBody>,
         mut request: Request<OutBody>,
-        deadline: Instant,
+        until: Until,
     ) -> Result<Response<UpstreamBody>, Failure> {
         let headers = request.headers_mut();
         headers.insert(HOST, target.origin.host.clone());
@@ -60,9 +60,8 @@ impl Upstream {
         }
         let sent = request.headers().clone();
         *request.uri_mut() = Uri::from(target.path.clone());
-        let result = tokio::time::timeout_at(deadline, sender.try_send_request(request))
-            .await
-            .map_err(|_| Failure::TimedOut)?;
+        let progress = request.body().progress();
+        let result = in_time(until, &progress, sender.try_send_request(request)).await?;
         let response = answered(result)?;
         let (parts, body) = response.into_parts();
         let head = Response::from_parts(parts, ());
@@ -82,18 +81,38 @@ impl Upstream {
     }
 }
 
+/// Waits for an answer until the deadline, and on while the upload moves.
+async fn in_time<T>(
+    until: Until,
+    progress: &Progress,
+    answer: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    let mut answer = pin!(answer);
+    let (mut deadline, mut seen) = (until.deadline, 0);
+    loop {
+        if let Ok(answer) = tokio::time::timeout_at(deadline, answer.as_mut()).await {
+            return Ok(answer);
+        }
+        let so_far = progress.so_far();
+        deadline = match until.later() {
+            Some(later) if so_far > seen => later,
+            _ => return Err(Failure::TimedOut),
+        };
+        seen = so_far;
+    }
+}
+
 pub(super) async fn exchange_shared(
     target: &Target,
     mut sender: http2::SendRequest<OutBody>,
     mut request: Request<OutBody>,
-    deadline: Instant,
+    until: Until,
 ) -> Result<Response<UpstreamBody>, Failure> {
     request.headers_mut().remove(HOST);
     *request.uri_mut() = target.uri();
     *request.version_mut() = Version::HTTP_2;
-    let result = tokio::time::timeout_at(deadline, sender.try_send_request(request))
-        .await
-        .map_err(|_| Failure::TimedOut)?;
+    let progress = request.body().progress();
+    let result = in_time(until, &progress, sender.try_send_request(request)).await?;
     let response = answered(result)?;
     Ok(response.map(|body| {
         UpstreamBody::Driven(Driven {

@@ -137,16 +137,14 @@ impl Upstream {
                 // Boxed, so that requests on a kept connection carry no room for it.
                 None => (Box::pin(self.connect(target, deadline)).await?, false),
             };
+            let until = Until { deadline, patience };
             let result = match connection {
-                Connection::Http1(wire) => {
-                    let until = Until { deadline, patience };
-                    self.exchange(target, wire, request, until).await
-                }
+                Connection::Http1(wire) => self.exchange(target, wire, request, until).await,
                 Connection::Library(sender) => {
-                    Box::pin(self.exchange_by_library(target, sender, request, deadline)).await
+                    Box::pin(self.exchange_by_library(target, sender, request, until)).await
                 }
                 Connection::Http2(sender) => {
-                    Box::pin(library::exchange_shared(target, sender, request, deadline)).await
+                    Box::pin(library::exchange_shared(target, sender, request, until)).await
                 }
             };
             match result {
