@@ -209,7 +209,7 @@ pub(crate) struct Inner {
     /// Grows with all that is heard of changes: what was read before and is kept after it may be
     /// out of date.
     heard: AtomicU64,
-    gates: Mutex<HashMap<(ApplicationId, ConnectorId), Gate>>,
+    gates: Mutex<HashMap<(ApplicationId, ConnectorId), Gate, Hasher>>,
     /// Whether a connection has gone whose grant may still be in memory.
     orphans: AtomicBool,
     /// Whether the cache is being looked through.

@@ -12,6 +12,7 @@ use super::{
     provider::{Granted, Judged},
 };
 use crate::{
+    connector::Connector,
     id::{ApplicationId, ConnectorId, OwnerId},
     observe::Signal,
     refresh::{
@@ -497,11 +498,20 @@ impl<'a> Pilot<'a> {
 impl Inner {
     /// The gate of a grant's token endpoint and client.
     pub(super) fn gate<R>(&self, entry: &GrantEntry, ask: impl FnOnce(&mut Gate) -> R) -> R {
-        let key = (entry.application.clone(), entry.connector.id.clone());
+        self.gate_of(&entry.application, &entry.connector, ask)
+    }
+
+    fn gate_of<R>(
+        &self,
+        application: &ApplicationId,
+        connector: &Connector,
+        ask: impl FnOnce(&mut Gate) -> R,
+    ) -> R {
+        let key = (application.clone(), connector.id.clone());
         let mut gates = lock(&self.gates);
         ask(gates
             .entry(key)
-            .or_insert_with(|| Gate::new(entry.connector.gate_limits())))
+            .or_insert_with(|| Gate::new(connector.gate_limits())))
     }
 
     /// An OAuth client was set: what its grants were refused for may be mended.
@@ -510,11 +520,7 @@ impl Inner {
             return;
         };
         let now = self.clock.now();
-        let key = (application.clone(), connector.id.clone());
-        lock(&self.gates)
-            .entry(key)
-            .or_insert_with(|| Gate::new(connector.gate_limits()))
-            .mended(now);
+        self.gate_of(application, connector, |gate| gate.mended(now));
         self.recovered.notify_waiters();
     }
 }

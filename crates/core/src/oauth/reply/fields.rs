@@ -1,6 +1,8 @@
 //! The fields of a reply, whatever its form: JSON or a form, by looking at it, because media types
 //! are missing or wrong too often to be asked.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
@@ -85,16 +87,22 @@ impl Fields {
     }
 
     fn token(&self, name: &str, fit: impl Fn(u8) -> bool) -> Found {
-        match self.text(name) {
-            None => Found::Nothing,
-            Some(text) => {
-                let token = text.trim_matches(|c: char| c.is_whitespace() || c.is_control());
-                if token.bytes().all(fit) {
-                    Found::Usable(Secret::new(token))
-                } else {
-                    Found::Unusable
-                }
+        let number;
+        let text = match self.map.get(name) {
+            Some(Value::String(text)) => text.as_str(),
+            Some(Value::Number(value)) => {
+                number = value.to_string();
+                &number
             }
+            _ => return Found::Nothing,
+        };
+        let token = text.trim_matches(|c: char| c.is_whitespace() || c.is_control());
+        if token.is_empty() {
+            Found::Nothing
+        } else if token.bytes().all(fit) {
+            Found::Usable(Secret::new(token))
+        } else {
+            Found::Unusable
         }
     }
 
@@ -135,19 +143,24 @@ fn text(value: &Value) -> Option<String> {
 
 /// UTF-8, with or without a byte order mark, or UTF-16 with one. Bytes that are neither become
 /// replacement characters: they may stand in fields that nobody needs, and no token has one.
-fn decode(body: &[u8]) -> String {
+fn decode(body: &[u8]) -> Cow<'_, str> {
     let wide = |rest: &[u8], read: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = rest
             .chunks_exact(2)
             .map(|pair| read([pair[0], pair[1]]))
             .collect();
-        String::from_utf16_lossy(&units)
+        Cow::Owned(String::from_utf16_lossy(&units))
+    };
+    // Nearly all are in order, and that is seen faster than what is not.
+    let narrow = |rest| match std::str::from_utf8(rest) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(rest),
     };
     match body {
-        [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8_lossy(rest).into_owned(),
+        [0xEF, 0xBB, 0xBF, rest @ ..] => narrow(rest),
         [0xFF, 0xFE, rest @ ..] => wide(rest, u16::from_le_bytes),
         [0xFE, 0xFF, rest @ ..] => wide(rest, u16::from_be_bytes),
-        _ => String::from_utf8_lossy(body).into_owned(),
+        _ => narrow(body),
     }
 }
 

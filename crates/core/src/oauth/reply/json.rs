@@ -163,10 +163,16 @@ impl<'a> Reader<'a> {
         let mut string = String::new();
         loop {
             let rest = &self.text[self.at..];
-            let end = rest.find(['"', '\\'])?;
-            string.push_str(&rest[..end]);
+            // Byte by byte: in UTF-8 these two are part of no other character.
+            let special = |byte: u8| byte == b'"' || byte == b'\\';
+            let end = rest.bytes().position(special)?;
             self.at += end + 1;
-            if rest.as_bytes()[end] == b'"' {
+            let ends = rest.as_bytes()[end] == b'"';
+            if ends && string.is_empty() {
+                return Some(rest[..end].to_owned());
+            }
+            string.push_str(&rest[..end]);
+            if ends {
                 return Some(string);
             }
             let escaped = self.text[self.at..].chars().next()?;
