@@ -110,14 +110,6 @@ enum Loss {
     Superseded(u64),
 }
 
-impl Loss {
-    fn at(self) -> u64 {
-        match self {
-            Self::AtProvider(at) | Self::WithProcess(at) | Self::Superseded(at) => at,
-        }
-    }
-}
-
 /// Judges a run.
 pub fn judge(evidence: &Evidence) -> (Tally, Vec<Violation>) {
     let mut court = Court {
@@ -376,7 +368,10 @@ impl Court<'_> {
                 }
                 repetition = true;
                 match loss {
-                    Some(loss) if loss.at() <= again.seen + SLACK_MS => {}
+                    // Nobody got it; whether it was still to come is judged above.
+                    Some(Loss::AtProvider(_)) => {}
+                    Some(Loss::WithProcess(at) | Loss::Superseded(at))
+                        if *at <= again.seen + SLACK_MS => {}
                     _ => {
                         let what = format!(
                             "request {} by {} sent the refresh token of request {} again, which had been answered",

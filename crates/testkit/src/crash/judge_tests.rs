@@ -161,6 +161,27 @@ fn an_answer_that_died_with_its_process_is_explained() {
 }
 
 #[test]
+fn a_request_may_be_repeated_whose_slow_provider_grants_it_after_its_sender_has_died() {
+    let mut story = Story::new(Rotation::Grace(std::time::Duration::from_secs(1800)), 2);
+    let slow = story.seen(1000, "a", 0);
+    story.kill("a", 1010);
+    story.then(EventKind::Dropped, slow, 1011);
+    let second = story.refresh(1200, "b", 0);
+    story.granted(slow, 1800);
+    story.then(EventKind::Lost, slow, 1800);
+    story.end(second);
+    let tally = story.is_fine();
+    assert_eq!((tally.lost_at_provider, tally.repetitions_granted), (1, 1));
+    // But not while its sender lives.
+    story.evidence.lives.clear();
+    story
+        .evidence
+        .events
+        .retain(|event| event.kind != EventKind::Dropped);
+    story.is_accused("was in flight");
+}
+
+#[test]
 fn two_in_flight_are_found_unless_the_first_was_stopped() {
     let mut story = Story::new(Rotation::Grace(std::time::Duration::from_secs(1800)), 2);
     let slow = story.seen(1000, "a", 0);
