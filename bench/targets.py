@@ -409,7 +409,10 @@ class Tokenward:
     def serve(self, name: str, *arguments) -> Target:
         """Another process on the same vault."""
         port = free_port()
-        command = [self.binary, "serve", "--listen", f"127.0.0.1:{port}", "--ops-listen", "off", "--allow-private", "127.0.0.0/8"]
+        command = [self.binary, "serve", "--listen", f"127.0.0.1:{port}", "--allow-private", "127.0.0.0/8"]
+        # An older binary, which `--compare` may be given, has one listener.
+        if "--ops-listen" in self.run("serve", "--help"):
+            command += ["--ops-listen", "off"]
         pid = self.children.serve(name, [*command, *arguments], port, self.env)
         headers = {
             "Authorization": f"Bearer {self.api_key}",
