@@ -155,9 +155,21 @@ def wrk(children, target, case, options, conns, seconds, headers, url) -> Seen:
 
 
 def h2load(children, target, case, options, conns, seconds, headers, url) -> Seen:
+    command = ["h2load", "-t", options.wrk_threads, "-c", conns, "-m", case.streams, "-D", seconds]
+    return run_h2load(children, command, seconds, headers, url)
+
+
+def paced(children: Children, target: Target, case: Case, conns: int, seconds: int, rate: int) -> Seen:
+    """An open loop over HTTP/1.1: so many requests a second, whatever the answers take."""
+    url = f"http://127.0.0.1:{target.port}{target.path(case.path)}"
+    headers = [part for it in target.headers_for(case.path).items() for part in ("-H", f"{it[0]}: {it[1]}")]
+    command = ["h2load", "--h1", "-t", 1, "-c", conns, "-D", seconds, f"--rps={rate / conns}"]
+    return run_h2load(children, command, seconds, headers, url)
+
+
+def run_h2load(children, command, seconds, headers, url) -> Seen:
     latencies = children.scratch / "h2load.tsv"
     latencies.unlink(missing_ok=True)
-    command = ["h2load", "-t", options.wrk_threads, "-c", conns, "-m", case.streams, "-D", seconds]
     said, cpu = run(children, "h2load", [*command, f"--log-file={latencies}", *headers, url])
     counted = re.search(r"requests: .*?(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", said)
     bytes_seen = re.search(r"traffic: .*?\((\d+)\) total.*?\((\d+)\) data", said)
