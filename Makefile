@@ -1,5 +1,5 @@
 # The one entry for people and CI. `make help` lists the targets.
-.PHONY: help demo deps test unit schedules lint fmt fuzz bench bench-refresh instructions prove safeguards
+.PHONY: help demo deps test unit schedules lint fmt fuzz bench bench-refresh instructions prove safeguards library
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -13,8 +13,12 @@ deps: ## Install what the tests need and is missing (Debian packages, cargo-next
 
 test: deps lint ## Install what is missing, then pass everything
 	cargo nextest run --workspace
+	TOKENWARD_HTTP=library cargo nextest run --profile library --workspace
 	scripts/schedules.sh 100
 	python3 bench/instructions.py --engine --check
+
+library: deps ## All tests of the server, HTTP/1.1 read and written by the HTTP library (--http library)
+	TOKENWARD_HTTP=library cargo nextest run -p tokenward-server
 
 unit: ## The tests of the engine alone: seconds
 	cargo nextest run -p tokenward

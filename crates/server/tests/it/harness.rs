@@ -28,6 +28,14 @@ use tokio::{
     process::Child,
 };
 
+/// Who reads and writes HTTP/1.1 in tests that do not say; see `CONTRIBUTING.md`.
+const HTTP: &str = "TOKENWARD_HTTP";
+
+/// Whether that is the library.
+pub(crate) fn by_library() -> bool {
+    std::env::var_os(HTTP).is_some_and(|http| http == "library")
+}
+
 pub(crate) const CONSUMER: &str = "acme";
 pub(crate) const APP: &str = "app";
 
@@ -171,7 +179,10 @@ impl TestVault {
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENWARD_"))
         {
-            command.env_remove(name);
+            // Who reads and writes HTTP/1.1: where a test does not say, both must do.
+            if name != HTTP {
+                command.env_remove(name);
+            }
         }
         command
             .args(args)

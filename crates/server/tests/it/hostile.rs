@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::dial,
+    harness::{by_library, dial},
     played::{PATIENCE, Peer, Played},
 };
 
@@ -31,20 +31,23 @@ const SHORT: [&str; 8] = [
     "2",
 ];
 
-struct World {
-    played: Played,
+pub(crate) struct World {
+    pub(crate) played: Played,
     before: usize,
 }
 
 impl World {
     async fn new() -> Self {
-        let played = Played::new(&SHORT, "").await;
+        Self::of(Played::new(&SHORT, "").await)
+    }
+
+    pub(crate) fn of(played: Played) -> Self {
         let before = open_in(&played);
         Self { played, before }
     }
 
     /// Waits until the server has as many descriptors open as before, or fewer, and serves still.
-    async fn as_before(&self) {
+    pub(crate) async fn as_before(&self) {
         let returned = async {
             while open_in(&self.played) > self.before {
                 sleep(Duration::from_millis(50)).await;
@@ -125,8 +128,11 @@ async fn a_body_that_does_not_come_to_its_end_is_closed() {
         "Transfer-Encoding: chunked",
     ] {
         for stops in [true, false] {
-            // A long one that moves is given time: its caller is known.
-            if !stops && framing.ends_with("100000") {
+            // One that moves is given time: its caller is known. A short one the server itself waits for first.
+            if !stops
+                && framing.starts_with("Content-Length")
+                && (framing.ends_with("100000") || by_library())
+            {
                 continue;
             }
             let mut peer = world.played.call().await;
