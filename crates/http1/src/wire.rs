@@ -24,7 +24,10 @@ use crate::{
 /// What is read at once.
 const READ: usize = 16 * 1024;
 /// More interim answers than this before the answer proper no server sends.
-const MOST_INTERIM: u32 = 32;
+pub const MOST_INTERIM: u32 = 32;
+
+/// What is wrong with an answer that has more of them.
+pub const ENDLESS: &str = "its interim answers do not end";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                         self.inbox.advance(length);
                         self.interim += 1;
                         if self.interim > MOST_INTERIM {
-                            let endless = Malformed("its interim answers do not end");
+                            let endless = Malformed(ENDLESS);
                             return Poll::Ready(Err(endless.into()));
                         }
                         continue;

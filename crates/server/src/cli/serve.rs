@@ -84,6 +84,10 @@ pub(crate) struct ServeOptions {
     /// Clients' connections at once [default: a third of the process's file descriptors]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZero<usize>>,
+    /// Requests at once, shared out evenly between the workers; more are refused with 503 [default: a third of
+    /// the process's file descriptors]
+    #[arg(long, value_name = "N")]
+    pub max_requests: Option<NonZero<usize>>,
     /// Who reads and writes HTTP/1.1
     #[arg(
         long,
@@ -126,6 +130,7 @@ impl ServeOptions {
                 .max_connections
                 .map_or(third, NonZero::get)
                 .clamp(1, room),
+            requests: self.max_requests.map_or(third, NonZero::get),
         }
     }
 }
@@ -202,8 +207,15 @@ pub(crate) async fn serve(
         || std::thread::available_parallelism().map_or(1, NonZero::get),
         NonZero::get,
     );
-    let mut workers = Workers::start(count, for_requests, options.limits(), tls.as_ref(), make)
-        .context("the workers cannot start")?;
+    let mut workers = Workers::start(
+        count,
+        for_requests,
+        options.limits(),
+        tls.as_ref(),
+        &metrics.loads,
+        make,
+    )
+    .context("the workers cannot start")?;
     let clock = vault.clock();
     let life = async {
         let stopped = async {

@@ -4,17 +4,20 @@ use std::{
     convert::Infallible,
     io,
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, header::CONNECTION};
+use http::{Method, Request, Response, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -23,7 +26,9 @@ use tower::BoxError;
 use super::{
     error::ApiError,
     lane::{Lane, Left},
+    linger::Linger,
     router::Server,
+    streams::{self, Streams},
 };
 use crate::{
     gateway::{CallerBody, GatewayBody},
@@ -72,37 +77,51 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let timer = connection.timer.clone();
+    let uploading = Arc::new(AtomicBool::new(false));
+    let stream = Continued {
+        read,
+        stream,
+        uploading: uploading.clone(),
+        linger: None,
+    };
     let service = service_fn(move |request: Request<Incoming>| {
-        let guard = timer.request();
+        let admitted = timer.request();
+        if request.version() == Version::HTTP_2 {
+            timer.multiplexed();
+        } else {
+            uploading.store(!request.body().is_end_stream(), Ordering::Relaxed);
+        }
         let refused =
             tokenward_http1::request::check(request.version(), request.method(), request.headers());
         let refused = refused.and_then(|()| check_authority(request.uri()));
         let server = server.clone();
         let to_head = request.method() == Method::HEAD;
         async move {
-            let response = match refused {
-                Ok(()) => {
+            let (response, guard) = match (refused, admitted) {
+                (Ok(()), Ok(guard)) => {
                     let request = request.map(CallerBody::Incoming);
-                    server.answer(request, None).await
+                    (server.answer(request, None).await, guard)
                 }
-                Err(refusal) => {
+                (Ok(()), Err(guard)) => (server.refuse(ApiError::too_many_requests()), guard),
+                (Err(refusal), Ok(guard) | Err(guard)) => {
                     let mut response = server.refuse(ApiError::refused_by(refusal));
                     let close = http::HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
-                    response
+                    (response, guard)
                 }
             };
             let counted = |body| Answer {
                 body,
                 to_head,
+                rest: Bytes::new(),
                 broken: None,
                 _guard: guard,
             };
             Ok::<Response<Answer>, Infallible>(response.map(counted))
         }
     });
-    let http = library();
-    let io = TokioIo::new(Continued { read, stream });
+    let http = library(connection.write_timeout);
+    let io = TokioIo::new(stream);
     let mut serving = pin!(http.serve_connection(io, service));
     // A client that hangs up is not worth a line in a log.
     let expired = tokio::select! {
@@ -130,8 +149,10 @@ fn check_authority(target: &http::Uri) -> Result<(), tokenward_http1::request::R
     }
 }
 
-fn library() -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
+fn library(write_timeout: Duration) -> auto::Builder<Streams> {
+    let mut http = auto::Builder::new(Streams {
+        patience: write_timeout,
+    });
     // The connection's own timer does that.
     http.http1().header_read_timeout(None);
     // Without a timer, hyper's timeouts do nothing.
@@ -152,6 +173,10 @@ fn library() -> auto::Builder<TokioExecutor> {
 struct Continued<S> {
     read: BytesMut,
     stream: S,
+    /// The last request has a body, of which some may still be coming.
+    uploading: Arc<AtomicBool>,
+    /// The server's side is closed.
+    linger: Option<Linger>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Continued<S> {
@@ -169,7 +194,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Continued<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Continued<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Continued<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -194,8 +219,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Continued<S> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            if !this.uploading.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let linger = this.linger.get_or_insert_with(Linger::new);
+        linger.poll(&mut this.stream, context).map(Ok)
     }
 }
 
@@ -203,6 +236,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Continued<S> {
 #[derive(Debug)]
 struct Answer {
     body: GatewayBody,
+    /// What is there of it, and was not handed over yet.
+    rest: Bytes,
     /// In HTTP/2 the library would send a body to a `HEAD`, too.
     to_head: bool,
     /// Why it broke off, until what came before is written.
@@ -221,10 +256,21 @@ impl Body for Answer {
         if self.to_head {
             return Poll::Ready(None);
         }
+        streams::asked();
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(streams::hand(&mut self.rest)))));
+        }
         if let Some(broken) = self.broken.take() {
             return Poll::Ready(Some(Err(broken)));
         }
         match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
+                Ok(data) => {
+                    self.rest = data;
+                    Frame::data(streams::hand(&mut self.rest))
+                }
+                Err(other) => other,
+            }))),
             // The library throws away what it has not written yet, the head too, when it hears of this.
             Poll::Ready(Some(Err(broken))) => {
                 self.broken = Some(broken);
@@ -236,7 +282,7 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.to_head || self.broken.is_none() && self.body.is_end_stream()
+        self.to_head || self.rest.is_empty() && self.broken.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -242,6 +242,11 @@ impl ApiError {
         Self::busy("The vault's store is unavailable; nothing was lost")
     }
 
+    /// More requests than the server takes at once; of this one nothing was looked at.
+    pub(crate) fn too_many_requests() -> Self {
+        Self::busy("Too many requests are in flight; nothing was done for this one")
+    }
+
     /// Not now, but soon.
     pub(crate) fn busy(detail: &str) -> Self {
         Self {

@@ -2,7 +2,7 @@
 //! of an HTTP library. What is not spoken here (HTTP/2, long or chunked bodies, upgrades, whatever is
 //! strange) goes to the library, and the connection with it.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, pin::pin, sync::Arc};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{
@@ -18,7 +18,7 @@ use tokenward_http1::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{error::ApiError, router::Server};
+use super::{error::ApiError, linger::Linger, router::Server};
 use crate::{
     gateway::{CallerBody, GatewayBody, Marks, Outcome, Plain},
     listen::Connection,
@@ -26,10 +26,6 @@ use crate::{
 
 /// What is read at once.
 const READ: usize = 8 * 1024;
-
-/// How long, and how much, a refused caller is listened to after its answer.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 256 * 1024;
 
 /// How a connection leaves the lane.
 #[derive(Debug)]
@@ -55,7 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
     }
 
     async fn serve(&mut self) -> io::Result<Left> {
-        let Connection { timer, closing } = self.connection;
+        let Connection { timer, closing, .. } = self.connection;
         let mut inbox = BytesMut::with_capacity(READ);
         let mut out = BytesMut::new();
         let mut ended = pin!(closing.clone().cancelled_owned());
@@ -79,12 +75,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                     }
                 }
                 Found::Whole(request) => {
-                    let guard = timer.request();
+                    let admitted = timer.request();
                     let length = request.length;
                     let mut ahead = BytesMut::new();
                     let last = closing.is_cancelled();
-                    self.answer(&request, last, &mut ahead, &mut out).await?;
-                    drop(guard);
+                    if admitted.is_ok() {
+                        self.answer(&request, last, &mut ahead, &mut out).await?;
+                    } else {
+                        let to_head = request.method == Method::HEAD;
+                        let error = ApiError::too_many_requests();
+                        self.refuse(error, to_head, last, &mut ahead, &mut out)
+                            .await?;
+                    }
+                    drop(admitted);
                     if last {
                         self.stream.shutdown().await?;
                         return Ok(Left::Closed);
@@ -94,17 +97,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                 }
                 Found::Refused(refusal) => {
                     let _guard = timer.request();
-                    let response = self.server.refuse(ApiError::refused_by(refusal));
-                    let date = date();
-                    let manner = Manner {
-                        to_head: false,
-                        last: true,
-                        date: &date,
-                    };
-                    self.write(response, manner, &mut BytesMut::new(), &mut out)
+                    let error = ApiError::refused_by(refusal);
+                    self.refuse(error, false, true, &mut BytesMut::new(), &mut out)
                         .await?;
                     self.stream.shutdown().await?;
-                    self.linger().await;
+                    let mut linger = Linger::new();
+                    poll_fn(|context| linger.poll(self.stream, context)).await;
                     return Ok(Left::Closed);
                 }
             }
@@ -153,21 +151,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         self.write(response, manner, ahead, out).await
     }
 
-    /// Reads a little of what a refused caller still sends: who closes with unread bytes takes the answer
-    /// away from it (RFC 9112 section 9.6).
-    async fn linger(&mut self) {
-        let reading = async {
-            let mut left = LINGER_BYTES;
-            let mut read = BytesMut::with_capacity(READ);
-            while left > 0 {
-                read.clear();
-                match self.stream.read_buf(&mut read).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(count) => left = left.saturating_sub(count),
-                }
-            }
+    /// Answers a request at which nobody looks.
+    async fn refuse(
+        &mut self,
+        error: ApiError,
+        to_head: bool,
+        last: bool,
+        ahead: &mut BytesMut,
+        out: &mut BytesMut,
+    ) -> io::Result<()> {
+        let response = self.server.refuse(error);
+        let manner = Manner {
+            to_head,
+            last,
+            date: &date(),
         };
-        let _ = tokio::time::timeout(LINGER, reading).await;
+        self.write(response, manner, ahead, out).await
     }
 
     async fn write(

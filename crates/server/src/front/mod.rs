@@ -5,6 +5,8 @@ pub mod caller;
 pub(crate) mod connection;
 pub mod error;
 mod lane;
+mod linger;
 pub(crate) mod ops;
 pub(crate) mod request_id;
 pub(crate) mod router;
+mod streams;

@@ -6,7 +6,7 @@ pub(crate) mod timers;
 pub mod tls;
 mod workers;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ pub(crate) trait Serve: Send + Sync + 'static {
 pub(crate) struct Connection {
     /// To be told what goes on, so that it knows how long that may take.
     pub(crate) timer: Arc<ConnectionTimer>,
+    /// How long its client may take none of an answer.
+    pub(crate) write_timeout: Duration,
     /// Cancelled when no further request is to be read.
     pub(crate) closing: CancellationToken,
 }

@@ -19,6 +19,8 @@ use tokio::{
     sync::{Notify, Semaphore},
 };
 
+use crate::observe::load::Load;
+
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);
 /// What is left to wait for where connections are about to run out.
@@ -35,6 +37,8 @@ pub(crate) struct ConnectionLimits {
     pub(crate) write: u32,
     /// Connections at once.
     pub(crate) most: usize,
+    /// Requests at once.
+    pub(crate) requests: usize,
 }
 
 /// What a connection waits for.
@@ -46,20 +50,29 @@ pub(crate) struct ConnectionTimer {
     arriving: AtomicBool,
     /// The client does not take what is written.
     blocked: AtomicBool,
-    /// Grows whenever something moves that puts an end off.
-    progress: AtomicU32,
+    /// It is HTTP/2: what arrives need not be of a request.
+    multiplexed: AtomicBool,
+    /// Grows with each request that begins or ends.
+    turns: AtomicU32,
+    /// Grows whenever the client takes some of what is written.
+    taken: AtomicU32,
     expired: Notify,
+    /// Of all the worker's connections.
+    load: Arc<Load>,
 }
 
-impl Default for ConnectionTimer {
-    /// A new connection, from which a request (or a TLS handshake) is due.
-    fn default() -> Self {
+impl ConnectionTimer {
+    /// Of a new connection, from which a request (or a TLS handshake) is due.
+    pub(crate) fn new(load: Arc<Load>) -> Self {
         Self {
             requests: AtomicU32::new(0),
             arriving: AtomicBool::new(true),
             blocked: AtomicBool::new(false),
-            progress: AtomicU32::new(0),
+            multiplexed: AtomicBool::new(false),
+            turns: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
             expired: Notify::new(),
+            load,
         }
     }
 }
@@ -76,11 +89,25 @@ enum Waiting {
 
 impl ConnectionTimer {
     /// A request is there; it counts until the guard is dropped.
-    pub(crate) fn request(self: &Arc<Self>) -> RequestGuard {
+    ///
+    /// # Errors
+    ///
+    /// Too many requests are in flight: it is to be refused, and counts for its connection only.
+    pub(crate) fn request(self: &Arc<Self>) -> Result<RequestGuard, RequestGuard> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.arriving.store(false, Ordering::Relaxed);
-        self.moved();
-        RequestGuard(self.clone())
+        grow(&self.turns);
+        let admitted = self.load.begin();
+        let guard = RequestGuard {
+            timer: self.clone(),
+            admitted,
+        };
+        if admitted { Ok(guard) } else { Err(guard) }
+    }
+
+    /// Its requests come beside each other, and pings between them.
+    pub(crate) fn multiplexed(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
     }
 
     /// Some bytes of a next request are there.
@@ -93,11 +120,13 @@ impl ConnectionTimer {
         self.expired.notified().await;
     }
 
-    fn moved(&self) {
-        // Only the connection's own task writes it.
-        let progress = self.progress.load(Ordering::Relaxed);
-        self.progress
-            .store(progress.wrapping_add(1), Ordering::Relaxed);
+    /// What puts the end of this waiting off.
+    fn progress(&self, waiting: Waiting) -> u32 {
+        match waiting {
+            Waiting::Idle | Waiting::Head | Waiting::Answer => &self.turns,
+            Waiting::Write => &self.taken,
+        }
+        .load(Ordering::Relaxed)
     }
 
     fn waiting(&self) -> Waiting {
@@ -113,14 +142,27 @@ impl ConnectionTimer {
     }
 }
 
+/// A look that falls between sees one or the other: nothing depends on each being counted.
+fn grow(count: &AtomicU32) {
+    let before = count.load(Ordering::Relaxed);
+    count.store(before.wrapping_add(1), Ordering::Relaxed);
+}
+
 /// A request that is not answered to the end.
 #[derive(Debug)]
-pub(crate) struct RequestGuard(Arc<ConnectionTimer>);
+pub(crate) struct RequestGuard {
+    timer: Arc<ConnectionTimer>,
+    /// It counts among the worker's requests.
+    admitted: bool,
+}
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.moved();
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        grow(&self.timer.turns);
+        self.timer.requests.fetch_sub(1, Ordering::Relaxed);
+        if self.admitted {
+            self.timer.load.ended();
+        }
     }
 }
 
@@ -207,7 +249,8 @@ impl Sweeper {
 impl Seen {
     /// For how many looks the connection has waited for the same.
     fn look(&mut self, timer: &ConnectionTimer) -> u32 {
-        let (waiting, progress) = (timer.waiting(), timer.progress.load(Ordering::Relaxed));
+        let waiting = timer.waiting();
+        let progress = timer.progress(waiting);
         if (waiting, progress) == (self.waiting, self.progress) {
             self.ticks += 1;
         } else {
@@ -218,6 +261,12 @@ impl Seen {
 }
 
 impl ConnectionLimits {
+    /// How many requests at once one of so many workers takes.
+    pub(crate) fn requests_of(&self, worker: usize, workers: usize) -> usize {
+        let remainder = usize::from(worker < self.requests % workers);
+        (self.requests / workers + remainder).max(1)
+    }
+
     fn of(&self, waiting: Waiting, pressure: bool) -> u32 {
         let limit = match waiting {
             Waiting::Answer => return u32::MAX,
@@ -247,7 +296,7 @@ impl<S> Watched<S> {
 
     fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.timer.moved();
+            grow(&self.timer.taken);
         }
         let blocked = polled.is_pending();
         if self.timer.blocked.load(Ordering::Relaxed) != blocked {
@@ -265,7 +314,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, into);
-        if into.filled().len() > before && self.timer.waiting() == Waiting::Idle {
+        if into.filled().len() > before
+            && self.timer.waiting() == Waiting::Idle
+            && !self.timer.multiplexed.load(Ordering::Relaxed)
+        {
             self.timer.arriving();
         }
         polled
@@ -315,12 +367,13 @@ mod tests {
         head: 30,
         write: 60,
         most: 10,
+        requests: 10,
     };
 
     /// A sweeper with one connection.
     fn watched() -> (Sweeper, Arc<ConnectionTimer>) {
         let sweeper = Sweeper::new(LIMITS, Arc::new(Semaphore::new(10)));
-        let timer = Arc::new(ConnectionTimer::default());
+        let timer = Arc::new(ConnectionTimer::new(Arc::new(Load::new(10))));
         sweeper.timers().add(&timer);
         (sweeper, timer)
     }
@@ -358,6 +411,7 @@ mod tests {
     fn a_request_under_way_keeps_it_open() {
         let (mut sweeper, timer) = watched();
         let request = timer.request();
+        assert!(request.is_ok());
         assert_eq!(ended_after(&mut sweeper, &timer), None);
         drop(request);
         assert!(ended_after(&mut sweeper, &timer).is_some());
@@ -381,6 +435,35 @@ mod tests {
         there.read_exact(&mut [0; 2]).await.unwrap();
         assert!(futures_util::poll!(more.as_mut()).is_pending());
         assert!(ended_after(&mut sweeper, &timer).is_some_and(|after| after > 59));
+    }
+
+    #[tokio::test]
+    async fn pings_and_their_answers_are_no_use_of_a_connection() {
+        let (mut sweeper, timer) = watched();
+        timer.multiplexed();
+        drop(timer.request());
+        let (here, mut there) = tokio::io::duplex(8);
+        let mut here = Watched::new(here, timer.clone());
+        for _ in 0..75 {
+            there.write_all(b"ping").await.unwrap();
+            here.read_exact(&mut [0; 4]).await.unwrap();
+            here.write_all(b"pong").await.unwrap();
+            there.read_exact(&mut [0; 4]).await.unwrap();
+            sweeper.sweep();
+        }
+        assert_eq!(ended_after(&mut sweeper, &timer), Some(2));
+    }
+
+    #[test]
+    fn workers_share_the_requests_out() {
+        let shares = |requests, workers| {
+            let limits = ConnectionLimits { requests, ..LIMITS };
+            let each = (0..workers).map(|worker| limits.requests_of(worker, workers));
+            each.collect::<Vec<_>>()
+        };
+        assert_eq!(shares(10, 1), [10]);
+        assert_eq!(shares(10, 4), [3, 3, 2, 2]);
+        assert_eq!(shares(1, 2), [1, 1]);
     }
 
     #[test]

@@ -3,15 +3,7 @@
 //! Each worker is a thread with a runtime of its own, and a connection stays with the worker that
 //! it was given to: its requests never cross between cores.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -25,6 +17,7 @@ use super::{
     timers::{ConnectionLimits, ConnectionTimer, Sweeper, Watched},
     tls::Tls,
 };
+use crate::observe::load::{Load, Loads};
 
 /// What an open connection holds: it counts until this is dropped.
 type Permit = OwnedSemaphorePermit;
@@ -42,7 +35,7 @@ pub(crate) struct Workers {
 struct Worker {
     /// Ends the serving when it is dropped.
     connections: Option<mpsc::UnboundedSender<(std::net::TcpStream, Permit)>>,
-    open: Arc<AtomicUsize>,
+    load: Arc<Load>,
     /// Tells whether all connections have ended in order.
     ended: Option<oneshot::Receiver<bool>>,
     /// Ends the thread when it is dropped.
@@ -63,8 +56,10 @@ impl Workers {
         patience: Duration,
         limits: ConnectionLimits,
         tls: Option<&Tls>,
+        loads: &Loads,
         make: impl Fn() -> Arc<F> + Clone + Send + 'static,
     ) -> io::Result<Self> {
+        let count = count.max(1);
         let room = Arc::new(Semaphore::new(limits.most));
         let worker = |number| {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -73,11 +68,12 @@ impl Workers {
             let (connections, given) = mpsc::unbounded_channel();
             let (say_ended, ended) = oneshot::channel();
             let (release, released) = oneshot::channel::<()>();
-            let open = Arc::new(AtomicUsize::new(0));
+            let load = loads.add(limits.requests_of(number, count));
             let serving = Serving {
                 tls: tls.map(Tls::acceptor),
-                open: open.clone(),
+                load: load.clone(),
                 sweeper: Sweeper::new(limits, room.clone()),
+                write_timeout: Duration::from_secs(limits.write.into()),
                 patience,
             };
             let make = make.clone();
@@ -93,13 +89,13 @@ impl Workers {
                 .spawn(body)?;
             Ok(Worker {
                 connections: Some(connections),
-                open,
+                load,
                 ended: Some(ended),
                 release: Some(release),
                 thread: Some(thread),
             })
         };
-        let workers = (0..count.max(1)).map(worker).collect::<io::Result<_>>()?;
+        let workers = (0..count).map(worker).collect::<io::Result<_>>()?;
         Ok(Self { workers, room })
     }
 
@@ -146,11 +142,11 @@ impl Workers {
         let least = self
             .workers
             .iter()
-            .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+            .min_by_key(|worker| worker.load.connections());
         if let Some(worker) = least
             && let Some(connections) = &worker.connections
         {
-            worker.open.fetch_add(1, Ordering::Relaxed);
+            worker.load.connected();
             if connections.send((stream, permit)).is_err() {
                 tracing::error!("a worker has ended; a connection is dropped");
             }
@@ -177,8 +173,9 @@ impl Drop for Workers {
 /// What one worker serves its connections with.
 struct Serving {
     tls: Option<TlsAcceptor>,
-    open: Arc<AtomicUsize>,
+    load: Arc<Load>,
     sweeper: Sweeper,
+    write_timeout: Duration,
     patience: Duration,
 }
 
@@ -191,8 +188,9 @@ impl Serving {
     ) -> bool {
         let Self {
             tls,
-            open,
+            load,
             sweeper,
+            write_timeout,
             patience,
         } = self;
         let closing = CancellationToken::new();
@@ -201,7 +199,7 @@ impl Serving {
         // Ends with the runtime.
         TaskTracker::new().spawn(sweeper.run());
         while let Some((stream, permit)) = given.recv().await {
-            let leaving = Leaving(open.clone());
+            let leaving = Leaving(load.clone());
             let stream = match TcpStream::from_std(stream) {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -210,10 +208,11 @@ impl Serving {
                 }
             };
             let _ = stream.set_nodelay(true);
-            let timer = Arc::new(ConnectionTimer::default());
+            let timer = Arc::new(ConnectionTimer::new(load.clone()));
             timers.add(&timer);
             let connection = Connection {
                 timer: timer.clone(),
+                write_timeout,
                 closing: closing.clone(),
             };
             let (server, tls) = (server.clone(), tls.clone());
@@ -244,10 +243,10 @@ impl Serving {
 }
 
 /// One connection less, however it ends.
-struct Leaving(Arc<AtomicUsize>);
+struct Leaving(Arc<Load>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.disconnected();
     }
 }

@@ -18,7 +18,10 @@ use tokenward::{
     refresh::ledger::FailureKind,
 };
 
-use super::sharded::{Durations, Sharded};
+use super::{
+    load::Loads,
+    sharded::{Durations, Sharded},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -66,6 +69,8 @@ pub struct Metrics {
     proxy_again: Family<Event, Counter>,
     /// Lines of the request log that were left out.
     pub(crate) request_lines_lost: Counter,
+    /// What the workers have in hand.
+    pub(crate) loads: Loads,
 }
 
 impl fmt::Debug for Metrics {
@@ -183,6 +188,8 @@ impl Default for Metrics {
             "Lines of the request log that were left out, because nobody took them",
             request_lines_lost.clone(),
         );
+        let loads = Loads::default();
+        registry.register_collector(Box::new(loads.clone()));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The server's build", version);
 
@@ -226,6 +233,7 @@ impl Default for Metrics {
             proxy_seconds,
             proxy_again,
             request_lines_lost,
+            loads,
             registry: Arc::new(registry),
         }
     }
@@ -408,6 +416,8 @@ mod tests {
                 "tokenward_refreshes_total{outcome=\"no_answer\"} 0\n",
                 "tokenward_grant_events_total{event=\"died\"} 0\n",
                 "tokenward_proxy_repeats_total{event=\"api_failed\"} 0\n",
+                "tokenward_requests_in_flight 0\n",
+                "tokenward_requests_refused_total 0\n",
                 "tokenward_build_info{version=",
             ] {
                 let sample = sample.replace("no_answer", "unknown");

@@ -16,6 +16,7 @@ mod egress;
 mod gateway;
 mod harness;
 mod hostile;
+mod http2;
 mod lane;
 mod logs;
 mod migrate;

@@ -639,21 +639,46 @@ async fn transfer_codings_that_nobody_here_knows_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn interim_answers_have_an_end() {
-    // The library reads them for as long as they come.
-    let played = Played::new(&["--retries", "0"], "").await;
-    for way in WAYS {
-        let mut call = played.call().await;
-        call.send(played.get("/interim", way)).await;
-        let mut api = played.accept().await;
-        api.request().await;
-        let endless = async {
-            let interim = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(50);
-            while api.writer.write_all(interim.as_bytes()).await.is_ok() {}
-        };
-        let (answer, ended) = tokio::join!(call.answer(), timeout(PATIENCE, endless));
-        ended.expect("the connection is closed");
-        assert_eq!(answer.status(), 502, "{way:?}");
-    }
+    both(&["--retries", "0"], "", async |played| {
+        for way in WAYS {
+            let mut call = played.call().await;
+            call.send(played.get("/interim", way)).await;
+            let mut api = played.accept().await;
+            api.request().await;
+            let endless = async {
+                let interim = INTERIM.repeat(50);
+                while api.writer.write_all(interim.as_bytes()).await.is_ok() {}
+            };
+            let (answer, ended) = tokio::join!(call.answer(), timeout(PATIENCE, endless));
+            ended.expect("the connection is closed");
+            assert_eq!(answer.status(), 502, "{way:?}");
+        }
+    })
+    .await;
+}
+
+const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interim_answers_put_no_deadline_off() {
+    let options = ["--retries", "0", "--request-timeout", "2"];
+    both(&options, "", async |played| {
+        for way in &WAYS[..2] {
+            let mut call = played.call().await;
+            call.send(played.get("/interim", way)).await;
+            let mut api = played.accept().await;
+            api.request().await;
+            let now_and_then = async {
+                while api.writer.write_all(INTERIM.as_bytes()).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            let (answer, ended) = tokio::join!(call.answer(), timeout(PATIENCE, now_and_then));
+            ended.expect("the connection is closed");
+            assert_eq!(answer.status(), 504, "{way:?}");
+        }
+    })
+    .await;
 }
 
 /// An API of that kind knows callers by their connections.

@@ -73,6 +73,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
+    /// The stream, for whoever wants to know how it ends.
+    pub(crate) fn into_stream(self) -> R {
+        self.stream
+    }
+
     /// The next message. One that breaks off in its body is not whole.
     pub(crate) async fn message(&mut self, kind: Kind) -> Result<Message, NoMessage> {
         let head = self.head().await?;

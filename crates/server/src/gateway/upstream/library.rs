@@ -3,6 +3,10 @@
 use std::{
     io,
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -17,8 +21,11 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use tokenward_http1::Malformed;
-use tokio::time::Sleep;
+use tokenward_http1::{
+    Malformed,
+    wire::{ENDLESS, MOST_INTERIM},
+};
+use tokio::{sync::Notify, time::Sleep};
 use tower::BoxError;
 
 use super::{
@@ -58,10 +65,15 @@ impl Upstream {
             let chunked = HeaderValue::from_static("chunked");
             request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }
+        let interim = Interim::of(&mut request);
         let sent = request.headers().clone();
         *request.uri_mut() = Uri::from(target.path.clone());
         let progress = request.body().progress();
-        let result = in_time(until, &progress, sender.try_send_request(request)).await?;
+        let result = tokio::select! {
+            biased;
+            result = in_time(until, &progress, sender.try_send_request(request)) => result?,
+            () = interim.endless.notified() => return Err(Failure::Failed(Malformed(ENDLESS).into())),
+        };
         let response = answered(result)?;
         let (parts, body) = response.into_parts();
         let head = Response::from_parts(parts, ());
@@ -78,6 +90,27 @@ impl Upstream {
                 stalled: None,
             })
         }))
+    }
+}
+
+/// A request's interim answers: the library reads them for as long as they come.
+#[derive(Debug, Default)]
+struct Interim {
+    count: AtomicU32,
+    /// There are more than any server sends.
+    endless: Notify,
+}
+
+impl Interim {
+    fn of(request: &mut Request<OutBody>) -> Arc<Self> {
+        let interim = Arc::new(Self::default());
+        let counting = interim.clone();
+        hyper::ext::on_informational(request, move |_| {
+            if counting.count.fetch_add(1, Ordering::Relaxed) >= MOST_INTERIM {
+                counting.endless.notify_one();
+            }
+        });
+        interim
     }
 }
 
@@ -164,7 +197,7 @@ pub(in crate::gateway) struct Driven {
 struct Kept {
     sender: http1::SendRequest<OutBody>,
     pool: Pool,
-    origin: std::sync::Arc<Origin>,
+    origin: Arc<Origin>,
 }
 
 impl std::fmt::Debug for Kept {
