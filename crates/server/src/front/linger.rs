@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// For how long, and how much, is read.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// The last reading from a connection.

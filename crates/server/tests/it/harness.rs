@@ -360,6 +360,17 @@ pub(crate) async fn dial(address: &str) -> std::io::Result<tokio::net::TcpStream
     tokio::net::TcpStream::connect(address).await
 }
 
+/// The same, with as little room for what comes as the system allows: the server notices soon that nobody reads.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test is outside of the server that it calls"
+)]
+pub(crate) async fn dial_narrow(address: &str) -> std::io::Result<tokio::net::TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.connect(address.parse().unwrap()).await
+}
+
 fn client() -> Client<HttpConnector, Full<Bytes>> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);

@@ -13,7 +13,9 @@ use tokio::{
 };
 
 use crate::{
-    harness::{APP, CONSUMER, HOUR, REVOKES, Server, TestVault, connector, dial, provider},
+    harness::{
+        APP, CONSUMER, HOUR, REVOKES, Server, TestVault, connector, dial, dial_narrow, provider,
+    },
     wire::{Kind, Message, NoMessage, Reader},
 };
 
@@ -102,6 +104,12 @@ impl Played {
     pub(crate) async fn call(&self) -> Peer {
         let address = self.server.url.strip_prefix("http://").unwrap();
         Peer::new(dial(address).await.unwrap())
+    }
+
+    /// A connection to the server of somebody who is not going to read.
+    pub(crate) async fn call_narrow(&self) -> Peer {
+        let address = self.server.url.strip_prefix("http://").unwrap();
+        Peer::new(dial_narrow(address).await.unwrap())
     }
 
     /// The next connection of the server to the API.
