@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -676,4 +677,74 @@ async fn a_compressed_token_reply_is_a_refresh() {
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(output.stdout.trim_ascii(), b"fresh");
     assert_eq!(server.heard().len(), 1);
+}
+
+/// What an API over HTTP/2 sends beside its answer is not counted; the deadline ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_api_whose_interim_answers_do_not_end_is_given_up() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    let localhost = "-days 2 -addext subjectAltName=DNS:localhost";
+    self_signed(folder, "api", localhost);
+    let mut tls = ServerConfig::clone(acceptor(folder, "api").config());
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = TlsAcceptor::from(Arc::new(tls));
+    let api = Listening::start(Some(tls), |stream, heard| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut streams = JoinSet::new();
+        while let Some(Ok((_, answer))) = connection.accept().await {
+            let heard = heard.clone();
+            streams.spawn(async move {
+                send_interim_answers(answer).await;
+                heard.lock().unwrap().push("reset".to_owned());
+            });
+        }
+    })
+    .await;
+
+    let sandbox = provider(Duration::ZERO, Rotation::Revokes).await;
+    let base = format!("https://localhost:{}", api.address.port());
+    let vault = TestVault::new();
+    let text = connector("sandbox", &sandbox, REVOKES)
+        .replace(&sandbox.api_url(), &base)
+        .replace(
+            &format!("hosts = [\"{}\"]", sandbox.base_url()),
+            &format!("hosts = [\"{base}\"]"),
+        );
+    vault.add_connector("sandbox", &text);
+    let client = SandboxConfig::default();
+    vault.set_client("sandbox", &client.client_secret);
+    vault.import(
+        "acme/sandbox",
+        &sandbox.issue_expiring(&client.client_id, HOUR),
+        HOUR,
+    );
+    let file = folder.join("api.pem");
+    let ca = ["--ca-file", file.to_str().unwrap()];
+    let options = ["--retries", "0", "--request-timeout", "2"];
+    let server = vault.serve(&[&ca[..], &options].concat()).await;
+    let answer = server.proxy(http::Method::GET, "/x").send().await;
+    answer.error(504, "ProxyTimedOutError");
+    while api.heard().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Without end, until the other side has had enough.
+async fn send_interim_answers(mut answer: h2::server::SendResponse<bytes::Bytes>) {
+    loop {
+        for _ in 0..100 {
+            let mut interim = http::Response::new(());
+            *interim.status_mut() = http::StatusCode::EARLY_HINTS;
+            if answer.send_informational(interim).is_err() {
+                return;
+            }
+        }
+        // Nothing holds the sender back here.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let reset = |context: &mut Context<'_>| Poll::Ready(answer.poll_reset(context).is_ready());
+        if std::future::poll_fn(reset).await {
+            return;
+        }
+    }
 }
