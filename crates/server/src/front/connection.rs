@@ -97,7 +97,7 @@ where
         let server = server.clone();
         let to_head = request.method() == Method::HEAD;
         async move {
-            let (response, guard) = match (refused, admitted) {
+            let (response, mut guard) = match (refused, admitted) {
                 (Ok(()), Ok(guard)) => {
                     let request = request.map(CallerBody::Incoming);
                     (server.answer(request, None).await, guard)
@@ -110,6 +110,9 @@ where
                     (response, guard)
                 }
             };
+            if response.body().is_whole() {
+                guard.answered();
+            }
             let counted = |body| Answer {
                 body,
                 to_head,

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::{error::ApiError, linger::Linger, router::Server};
 use crate::{
     gateway::{CallerBody, GatewayBody, Marks, Outcome, Plain},
-    listen::Connection,
+    listen::{Connection, timers::RequestGuard},
 };
 
 /// What is read at once.
@@ -79,15 +79,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                     let length = request.length;
                     let mut ahead = BytesMut::new();
                     let last = closing.is_cancelled();
-                    if admitted.is_ok() {
-                        self.answer(&request, last, &mut ahead, &mut out).await?;
-                    } else {
-                        let to_head = request.method == Method::HEAD;
-                        let error = ApiError::too_many_requests();
-                        self.refuse(error, to_head, last, &mut ahead, &mut out)
-                            .await?;
+                    match admitted {
+                        Ok(guard) => {
+                            self.answer(&request, guard, last, &mut ahead, &mut out)
+                                .await?;
+                        }
+                        Err(_guard) => {
+                            let to_head = request.method == Method::HEAD;
+                            let error = ApiError::too_many_requests();
+                            self.refuse(error, to_head, last, &mut ahead, &mut out)
+                                .await?;
+                        }
                     }
-                    drop(admitted);
                     if last {
                         self.stream.shutdown().await?;
                         return Ok(Left::Closed);
@@ -96,7 +99,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                     inbox.extend_from_slice(&ahead);
                 }
                 Found::Refused(refusal) => {
-                    let _guard = timer.request();
+                    let (Ok(mut guard) | Err(mut guard)) = timer.request();
+                    guard.answered();
                     let error = ApiError::refused_by(refusal);
                     self.refuse(error, false, true, &mut BytesMut::new(), &mut out)
                         .await?;
@@ -113,6 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
     async fn answer(
         &mut self,
         request: &request::Request<'_>,
+        mut guard: RequestGuard,
         last: bool,
         ahead: &mut BytesMut,
         out: &mut BytesMut,
@@ -143,6 +148,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
             }
             Err(error) => self.server.refuse(error),
         };
+        if response.body().is_whole() {
+            guard.answered();
+        }
         let manner = Manner {
             to_head: request.method == Method::HEAD,
             last,

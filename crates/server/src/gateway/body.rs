@@ -297,6 +297,11 @@ impl GatewayBody {
     pub(super) fn stream(peeked: Peeked, rest: UpstreamBody) -> Self {
         Self(Kind::Stream { peeked, rest })
     }
+
+    /// Whether it is all here, and holds no connection to an API.
+    pub(crate) fn is_whole(&self) -> bool {
+        !matches!(self.0, Kind::Stream { .. })
+    }
 }
 
 impl From<axum::body::Body> for GatewayBody {

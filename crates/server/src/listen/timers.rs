@@ -61,6 +61,16 @@ pub(crate) struct ConnectionTimer {
     load: Arc<Load>,
 }
 
+/// What a connection waits for, at a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Idle,
+    Head,
+    /// For an answer: that has a deadline of its own.
+    Answer,
+    Write,
+}
+
 impl ConnectionTimer {
     /// Of a new connection, from which a request (or a TLS handshake) is due.
     pub(crate) fn new(load: Arc<Load>) -> Self {
@@ -75,19 +85,7 @@ impl ConnectionTimer {
             load,
         }
     }
-}
 
-/// What a connection waits for, at a look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
-    Idle,
-    Head,
-    /// For an answer: that has a deadline of its own.
-    Answer,
-    Write,
-}
-
-impl ConnectionTimer {
     /// A request is there; it counts until the guard is dropped.
     ///
     /// # Errors
@@ -142,7 +140,7 @@ impl ConnectionTimer {
     }
 }
 
-/// A look that falls between sees one or the other: nothing depends on each being counted.
+/// Only the worker's own thread writes these.
 fn grow(count: &AtomicU32) {
     let before = count.load(Ordering::Relaxed);
     count.store(before.wrapping_add(1), Ordering::Relaxed);
@@ -156,13 +154,20 @@ pub(crate) struct RequestGuard {
     admitted: bool,
 }
 
+impl RequestGuard {
+    /// All of the answer is there: it makes room for other requests, though its client may take long to read it.
+    pub(crate) fn answered(&mut self) {
+        if std::mem::take(&mut self.admitted) {
+            self.timer.load.ended();
+        }
+    }
+}
+
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         grow(&self.timer.turns);
         self.timer.requests.fetch_sub(1, Ordering::Relaxed);
-        if self.admitted {
-            self.timer.load.ended();
-        }
+        self.answered();
     }
 }
 

@@ -292,6 +292,38 @@ async fn requests_beyond_the_bound_are_refused_before_anything_is_done() {
     .await;
 }
 
+/// Strangers, above all, who could keep the places of all others with little effort.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_no_refusal_holds_no_place() {
+    both(&["--max-requests", "2"], "", async |played| {
+        let address = played.server.url.strip_prefix("http://").unwrap();
+        let stream = dial(address).await.unwrap();
+        let mut builder = Builder::new();
+        builder.initial_window_size(0);
+        let (mut sender, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
+        let connection = TaskTracker::new().spawn(connection);
+        let mut answers = Vec::new();
+        for _ in 0..5 {
+            let mut stranger = request(&played, Method::GET, "/x");
+            stranger.headers_mut().remove("authorization");
+            sender = sender.ready().await.unwrap();
+            let (answer, _) = sender.send_request(stranger, true).unwrap();
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+            answers.push(answer);
+        }
+        let mut call = played.call().await;
+        call.send(played.get("/x", &[])).await;
+        let mut api = played.accept().await;
+        api.request().await;
+        api.send(WITH_5).await;
+        assert_eq!(call.answer().await.status(), 200);
+        drop(answers);
+        connection.abort();
+    })
+    .await;
+}
+
 /// A caller that is refused while it sends hears the answer, and may send on for a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_caller_is_not_cut_off_while_it_sends() {
