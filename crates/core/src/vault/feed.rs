@@ -57,8 +57,8 @@ impl Vault {
                 Ok(changes) => {
                     if failing {
                         tracing::info!("the store tells of changes again");
-                        lock(&self.inner.away).answered();
                     }
+                    lock(&self.inner.away).answered();
                     failing = false;
                     // Of what changed before the first position nobody tells.
                     if changes.gap.is_some() || since.is_none() {

@@ -49,6 +49,8 @@ pub(super) struct Send {
     pub(super) granted: Option<u32>,
     pub(super) refused: bool,
     pub(super) fate: Fate,
+    /// When its replica heard what became of it.
+    pub(super) heard: Option<Duration>,
     pub(super) committed: Option<Duration>,
 }
 
@@ -98,6 +100,13 @@ pub(super) struct LifeBook {
     pub(super) known: u64,
     /// What it is told now; known when it asks again.
     pub(super) told: Option<u64>,
+    /// What it knew when it started.
+    pub(super) born: u64,
+    /// Of what changed after its start and up to here it was not told one by one: its copies are compared
+    /// with the store when they are used, and served on while that does not answer.
+    pub(super) unsure: u64,
+    /// When a question to the store was last in vain.
+    pub(super) in_vain: Option<Duration>,
     /// Versions that it has committed itself.
     pub(super) own: BTreeMap<GrantId, u64>,
     pub(super) incident: Option<Duration>,
@@ -251,6 +260,8 @@ impl Books {
                     }
                     family.incident = true;
                 }
+                // What only its spool holds nobody else can see until it is back.
+                family.incident |= dies && send.by == life && send.fate == Fate::Spooled;
             }
         }
     }

@@ -13,6 +13,10 @@ use super::{
     world::{World, kind_of},
 };
 
+/// For so long after a question in vain a replica may hold the store for away: a second, or until the next
+/// poll of the feed.
+const STORE_AWAY: Duration = Duration::from_millis(1_200);
+
 /// When the memory store's clock begins.
 const STORE_EPOCH: i64 = 1_767_225_600_000;
 
@@ -30,6 +34,8 @@ struct Asked {
     grant: Option<GrantId>,
     /// No older version will do.
     floor: u64,
+    /// Nor one that is older than this while the store does not answer.
+    floor_alone: u64,
     /// The newest in the store.
     newest: u64,
     known: u64,
@@ -57,12 +63,13 @@ impl World {
             at: now,
             call: self.rng.next(),
             floor: 0,
+            floor_alone: 0,
             newest: 0,
             known: books.lives[process.number].known,
             grant: None,
         };
         if let Some(grant) = grant {
-            asked.floor = books.floor(process.number, &grant);
+            (asked.floor, asked.floor_alone) = books.floor(process.number, &grant);
             let book = &books.grants[&grant];
             asked.newest = book.versions.last().map_or(0, |(_, version)| *version);
             let family = book.family;
@@ -164,14 +171,24 @@ impl World {
                 }
                 if asked.grant.as_ref() == Some(&grant) {
                     let forced = question == Question::Validate;
-                    // A flight of the same process was under way until its commit was confirmed.
-                    let own = version > asked.floor
-                        && books.families[family]
-                            .sends
-                            .iter()
-                            .any(|send| send.granted == Some(access) && send.by == process.number);
-                    let forced = forced && version <= asked.newest && !own;
-                    if version < asked.floor || forced {
+                    // A flight of the same process was under way: until its commit was confirmed, or until it
+                    // heard that another had taken over.
+                    let joined = version > asked.floor
+                        && books.families[family].sends.iter().any(|send| {
+                            let waited =
+                                send.at <= asked.at && send.heard.is_none_or(|at| at >= asked.at);
+                            send.by == process.number && (send.granted == Some(access) || waited)
+                        });
+                    let forced = forced && version <= asked.newest && !joined;
+                    let alone = books.lives[process.number]
+                        .in_vain
+                        .is_some_and(|at| at + STORE_AWAY >= asked.at);
+                    let floor = if alone {
+                        asked.floor_alone
+                    } else {
+                        asked.floor
+                    };
+                    if version < floor || forced {
                         found.push((
                             "I3",
                             format!(

@@ -112,6 +112,7 @@ impl World {
             granted: None,
             refused: false,
             fate: Fate::Open,
+            heard: None,
             committed: None,
         });
         book.sends.len() - 1
@@ -195,6 +196,7 @@ impl World {
         let grant = books.grant_of_family(family);
         let book = &mut books.families[family];
         let entry = &mut book.sends[send];
+        entry.heard = Some(now);
         if entry.fate != Fate::DiedWithHolder {
             entry.fate = fate;
         }
@@ -517,17 +519,21 @@ impl Books {
         }
     }
 
-    /// The newest version of a grant that a replica must know of.
-    pub(super) fn floor(&self, life: usize, grant: &GrantId) -> u64 {
+    /// The newest version of a grant that a replica must know of, and the one that it must know of while
+    /// the store does not answer.
+    pub(super) fn floor(&self, life: usize, grant: &GrantId) -> (u64, u64) {
         let life = &self.lives[life];
-        let heard = self.grants.get(grant).and_then(|book| {
-            let known = book.versions.iter().rev();
-            let mut known = known.skip_while(|(position, _)| *position > life.known);
-            known.next().map(|(_, version)| *version)
-        });
-        heard
-            .unwrap_or(0)
-            .max(life.own.get(grant).copied().unwrap_or(0))
+        let newest = |told: &dyn Fn(u64) -> bool| {
+            let book = self.grants.get(grant)?;
+            let mut told = book.versions.iter().rev().filter(|(at, _)| told(*at));
+            told.next().map(|(_, version)| *version)
+        };
+        let own = life.own.get(grant).copied().unwrap_or(0);
+        let one_by_one = |at| at <= life.born || (life.unsure < at && at <= life.known);
+        (
+            newest(&|at| at <= life.known).unwrap_or(0).max(own),
+            newest(&one_by_one).unwrap_or(0).max(own),
+        )
     }
 }
 

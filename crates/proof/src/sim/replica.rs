@@ -63,6 +63,7 @@ impl Replica {
                 books.lives.push(LifeBook {
                     replica: self.index,
                     known: position,
+                    born: position,
                     ..LifeBook::default()
                 });
                 books.lives.len() - 1

@@ -106,6 +106,9 @@ impl SimStore {
         let failed = |what: &'static str| {
             let mut books = world.books();
             books.counts.fault(what);
+            if verb != "changes" {
+                books.lives[self.number].in_vain = Some(world.now());
+            }
             if let Some(grant) = grant {
                 books.failed(grant, self.number, world.now());
             }
@@ -560,7 +563,13 @@ impl store::Feed for SimStore {
             Ok(changes)
         };
         let changes = self.call("changes", None, effect).await?;
-        self.world.books().lives[self.number].told = Some(changes.next);
+        let mut books = self.world.books();
+        let life = &mut books.lives[self.number];
+        life.told = Some(changes.next);
+        if since.is_none() || changes.gap.is_some() {
+            life.unsure = changes.next;
+        }
+        drop(books);
         Ok(changes)
     }
 }

@@ -162,6 +162,24 @@ async fn after_a_gap_what_is_in_memory_is_confirmed_and_served_on_without_the_st
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_tells_of_changes_is_not_away() {
+    let world = World::new("harmless").await;
+    let (vault, store) = hanging::process(&world).await;
+    vault.token(&world.key).await.unwrap();
+    world.vault.validate(&world.key).await.unwrap();
+    vault.doubt_all();
+    store.hangs.store(true, Ordering::SeqCst);
+    assert_eq!(vault.token(&world.key).await.unwrap().version(), 1);
+    // One question was in vain. The next poll of the feed is not.
+    store.hangs.store(false, Ordering::SeqCst);
+    tokio::select! {
+        () = vault.clone().follow_changes() => {}
+        () = world.clock.sleep(Duration::from_millis(10)) => {}
+    }
+    assert_eq!(vault.token(&world.key).await.unwrap().version(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_seal_that_does_not_open_concerns_its_own_grant_only() {
     let world = World::new("harmless").await;
     let second = ConnectionKey::new("app", "other", "crm", "acme");
