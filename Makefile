@@ -41,8 +41,8 @@ KILLS ?= 500
 prove: ## Look harder for what breaks the promise (SEEDS=n KILLS=n): model, schedules, simulation, real processes
 	scripts/prove.sh $(SEEDS) $(KILLS)
 
-safeguards: ## Take each safeguard of docs/failure-modes.md away and see its tests fail (ROW=n: one row)
-	scripts/safeguards.py $(if $(ROW),--row $(ROW))
+safeguards: ## Take each safeguard of docs/failure-modes.md away and see its tests fail (ROW=n, CRATE=core: only those)
+	scripts/safeguards.py $(if $(ROW),--row $(ROW)) $(if $(CRATE),--crate $(CRATE))
 
 fuzz: ## Fuzz every parser of foreign bytes for SECONDS each
 	fuzz/run $(or $(SECONDS),60)
