@@ -30,7 +30,7 @@ rotation = "always"
 replay = { policy = "revokes" }
 [api]
 base_url = "https://api.acme.example/v1"
-hosts = ["https://api.acme.example", "https://*.pods.acme.example"]
+hosts = ["https://api.acme.example", "https://*.pods.acme.example", "https://10.1.2.3"]
 [settings.tenant]
 label = "Tenant"
 "#;
@@ -100,6 +100,32 @@ fn a_relative_url_is_under_the_base() {
     let target = resolve("/x/{tenant}?y", &resolved, None, &rules).unwrap();
     assert_eq!(target.uri(), "https://api.acme.example/v1/x/t-1?y");
     assert!(resolve("https://evil.example/", &resolved, None, &rules).is_err());
+}
+
+#[test]
+fn a_setting_stays_in_its_place() {
+    let rules = AddressRules::default();
+    for fit in ["t-1", "a.b", "a b", "\u{e4}"] {
+        let target = resolve("/x/{tenant}/y", &connection(fit), None, &rules);
+        assert!(target.is_ok(), "{fit}");
+    }
+    for unfit in [
+        ".", "..", "a/b", "a?b", "a#b", "a@b", "a:1", "a\\b", "a%2fb", "%2e%2e",
+    ] {
+        let target = resolve("/x/{tenant}/y", &connection(unfit), None, &rules);
+        assert!(target.is_err(), "{unfit}: {}", target.unwrap().uri());
+    }
+}
+
+#[test]
+fn an_address_in_a_url_is_checked() {
+    let resolved = connection("t-1");
+    let url = "https://10.1.2.3/x";
+    let error = resolve(url, &resolved, None, &AddressRules::default()).unwrap_err();
+    assert!(error.message().contains("private address"), "{error:?}");
+    let allowing = AddressRules::new(vec!["10.0.0.0/8".parse().unwrap()]);
+    let target = resolve(url, &resolved, None, &allowing).unwrap();
+    assert_eq!(target.uri(), url);
 }
 
 const PIECES: [&str; 24] = [

@@ -14,8 +14,11 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::harness::{
-    APP, CONSUMER, HOUR, REVOKES, Server, TestVault, by_library, connector, dial, provider,
+use crate::{
+    harness::{
+        APP, CONSUMER, HOUR, REVOKES, Server, TestVault, by_library, connector, dial, provider,
+    },
+    played::PATIENCE,
 };
 
 /// Headers by their names, which say nothing by their case.
@@ -572,14 +575,17 @@ async fn a_caller_that_hangs_up_ends_its_request_to_the_api() {
     let world = World::new(&[&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"], &[]]).await;
     for way in WAYS {
         let mut line = Line::to(&world.server).await;
-        line.send(&world.request("GET", "/1", way, "")).await;
+        // The deadline ends it, too, but not soon.
+        let lines = [way, &["x-apideck-timeout: 600000"]].concat();
+        line.send(&world.request("GET", "/1", &lines, "")).await;
         let mut seen = Vec::new();
         while seen.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
             seen = world.api.seen();
         }
         drop(line);
-        world.api.saw("the gateway has hung up").await;
+        let ended = tokio::time::timeout(PATIENCE, world.api.saw("the gateway has hung up"));
+        ended.await.expect("the request to the API ends");
     }
 }
 

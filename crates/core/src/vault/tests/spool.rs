@@ -54,6 +54,10 @@ async fn a_store_that_dies_during_the_refresh_loses_nothing() {
         world.store.set_down(false);
     });
     assert_eq!(token.unwrap(), "at-3");
+    // It was served from the spool. The store has it soon, without anybody's asking.
+    world.pass(3).await;
+    let other = world.other().await;
+    assert_eq!(other.token(&world.key).await.unwrap().version(), 3);
     assert_eq!(world.refreshes(), 2);
 }
 
