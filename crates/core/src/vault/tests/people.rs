@@ -1,6 +1,7 @@
 //! Authorizations and deletes, also while a refresh is under way.
 
 use super::*;
+use crate::store::disturbed::Disturbed;
 
 #[tokio::test(start_paused = true)]
 async fn a_new_authorization_revives_a_dead_grant() {
@@ -100,6 +101,90 @@ async fn a_delete_whose_caller_leaves_revokes_all_the_same() {
     world.pass(1).await;
     assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
     assert!(world.vault.drain(Duration::from_secs(1)).await);
+}
+
+/// A store that takes its time to say what it has done.
+#[derive(Debug)]
+struct Slow {
+    store: Arc<MemoryStore>,
+    slow: AtomicBool,
+}
+
+#[async_trait]
+impl Disturbed for Slow {
+    fn truth(&self) -> &MemoryStore {
+        &self.store
+    }
+
+    async fn before(&self) {}
+
+    async fn after(&self) {
+        if self.slow.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// The caller leaves while the store has not answered yet. Nothing but the act itself tells this process
+/// of what was changed: its upkeep does not run.
+#[tokio::test(start_paused = true)]
+async fn whatever_changes_a_connection_goes_on_without_its_caller() {
+    let world = World::new("revokes").await;
+    let store = Arc::new(Slow {
+        store: world.store.clone(),
+        slow: AtomicBool::new(false),
+    });
+    let parts = VaultParts {
+        store: store.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    let import = |number: u64| Import {
+        access_token: Some(Secret::new(format!("at-{number}"))),
+        refresh_token: Some(Secret::new(format!("rt-{number}"))),
+        issued_at_ms: Some(i64::MAX),
+        expires_in: Some(Duration::from_secs(600)),
+        ..Import::default()
+    };
+    let enabled = |enabled| ConnectionPatch {
+        enabled: Some(enabled),
+        ..ConnectionPatch::default()
+    };
+    let token = async |key: &ConnectionKey| {
+        let held = vault.token(key).await?;
+        Ok::<_, TokenError>(held.secret().expose().to_owned())
+    };
+    let other = ConnectionKey::new("app", "other", "crm", "acme");
+    vault.import(&other, import(8)).await.unwrap();
+    assert_eq!(token(&world.key).await.unwrap(), "at-1");
+    assert_eq!(token(&other).await.unwrap(), "at-8");
+
+    macro_rules! left {
+        ($after_ms:literal, $act:expr) => {
+            store.slow.store(true, Ordering::SeqCst);
+            let left = tokio::time::timeout(Duration::from_millis($after_ms), $act).await;
+            assert!(left.is_err());
+            world.pass(5).await;
+            store.slow.store(false, Ordering::SeqCst);
+        };
+    }
+
+    left!(100, vault.update(&world.key, enabled(false)));
+    let error = token(&world.key).await.unwrap_err();
+    assert!(matches!(error, TokenError::Disabled(_)), "{error}");
+    vault.update(&world.key, enabled(true)).await.unwrap();
+
+    left!(100, vault.import(&world.key, import(7)));
+    assert_eq!(token(&world.key).await.unwrap(), "at-7");
+
+    // The first answer is about the other connection.
+    left!(300, vault.link(&other, &world.key, enabled(true)));
+    assert_eq!(token(&other).await.unwrap(), "at-7");
+
+    left!(100, vault.delete(&world.key));
+    let error = token(&world.key).await.unwrap_err();
+    assert!(matches!(error, TokenError::UnknownConnection(_)), "{error}");
+    assert_eq!(token(&other).await.unwrap(), "at-7");
 }
 
 /// Sending it would have the provider revoke the living token, and the connections that use it.
