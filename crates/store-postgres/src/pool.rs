@@ -132,6 +132,11 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many statements were answered, of any class.
+    pub(crate) fn answered(&self) -> u64 {
+        self.inner.answered.load(Ordering::Relaxed)
+    }
+
     /// One statement that answers with any number of rows.
     pub(crate) async fn query(&self, sql: &str, params: Params<'_>) -> Outcome<Vec<Row>> {
         self.lease().await?.query(sql, params).await
@@ -166,11 +171,11 @@ impl Pool {
         };
         tokio::pin!(trying);
         loop {
-            let answered = self.inner.answered.load(Ordering::Relaxed);
+            let answered = self.answered();
             if let Ok(done) = timeout(PATIENCE, &mut trying).await {
                 return done.map_err(StoreError::from);
             }
-            let others = answered != self.inner.answered.load(Ordering::Relaxed);
+            let others = answered != self.answered();
             match failed().take() {
                 Some(Fault::Lost(why)) if others => return Err(StoreError::TimedOut(why)),
                 Some(fault) => return Err(fault.into()),

@@ -320,6 +320,16 @@ impl Tenants for PostgresStore {
             .await
     }
 
+    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::key_by_digest(&self.pool, digest))
+            .await
+    }
+
+    fn answered(&self) -> u64 {
+        self.pool.answered()
+    }
+
     async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {
         self.pool
             .patiently(REPEATABLE, || tenants::keys(&self.pool, application))

@@ -272,6 +272,16 @@ impl Tenants for SqliteStore {
             .await
     }
 
+    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+        let digest = *digest;
+        self.read(move |db| tenants::key_by_digest(db, &digest))
+            .await
+    }
+
+    fn answered(&self) -> u64 {
+        self.reads.waiting().iter().map(|line| line.served).sum()
+    }
+
     async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {
         let application = application.clone();
         self.read(move |db| tenants::keys(db, &application)).await

@@ -205,6 +205,16 @@ pub trait Tenants: Send + Sync + fmt::Debug {
     async fn key_by_digest(&self, _digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
         Ok(None)
     }
+    /// As [`key_by_digest`](Self::key_by_digest), of a key that was found before: it is served with
+    /// all that is known.
+    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+        self.key_by_digest(digest).await
+    }
+    /// How many statements the store has answered, whoever asked: one that answers others is slow,
+    /// and not away. By default: it does not say.
+    fn answered(&self) -> u64 {
+        0
+    }
     /// An application's keys.
     async fn keys(&self, _application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {
         Ok(Vec::new())

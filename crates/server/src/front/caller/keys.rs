@@ -3,9 +3,12 @@
 //! | key | |
 //! | --- | --- |
 //! | found within [`BELIEVED`] | believed, without I/O |
-//! | found before that | looked up again, by one task for all who ask. If the store answers nobody for [`PROMPT`], it is away, and the key is believed on, for [`BELIEVED_ALONE`] at most; if it answers others, it is slow, and is waited for |
+//! | found before that | looked up again, by one task for all who ask. If the store answers nobody for [`PROMPT`], whatever it was asked, it is away, and the key is believed on, for [`BELIEVED_ALONE`] at most; if it answers others, or says that it is busy, it is slow, and is waited for |
 //! | refused within [`REFUSED`] | refused, without I/O |
-//! | never found | looked up by a few at a time ([`STRANGERS`]), so that strangers cannot fill the line in which refreshes and known keys wait |
+//! | never found | looked up, by one task for all who ask, and only a few such keys at a time ([`STRANGERS`]), so that strangers cannot fill the line in which refreshes and known keys wait |
+//!
+//! Of a look-up that began longer than [`BELIEVED`] before a caller came, the caller believes nothing: the key
+//! may have been revoked since.
 
 use std::{
     collections::HashMap,
@@ -22,7 +25,7 @@ use http::HeaderValue;
 use subtle::ConstantTimeEq as _;
 use tokenward::{
     ApplicationId,
-    store::{ApiKey, Store, StoreResult},
+    store::{ApiKey, Store, StoreResult, Tenants},
     time::{Clock, Moment},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -41,10 +44,12 @@ const PROMPT: Duration = Duration::from_secs(1);
 const REFUSED: Duration = Duration::from_secs(1);
 /// Look-ups of keys that were never found, at a time.
 const STRANGERS: usize = 4;
-/// How many more may wait for that.
+/// How many more keys may wait for that.
 const WAITING_STRANGERS: usize = 1024;
 /// Keys that are remembered, of those found and of those refused.
 const MOST: usize = 16 * 1024;
+/// How long a store that says that it is busy is left alone.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a caller waits that names no deadline.
 const PATIENCE: Duration = Duration::from_secs(28);
 
@@ -58,14 +63,32 @@ pub struct Keys(Arc<Inner>);
 /// Where keys are looked up.
 #[async_trait]
 trait Find: Send + Sync {
-    async fn find(&self, digest: &Digest) -> StoreResult<Option<ApiKey>>;
+    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<ApiKey>>;
+
+    /// How many statements it has answered, whoever asked.
+    fn answered(&self) -> u64;
 }
 
 #[async_trait]
 impl Find for Arc<dyn Store> {
-    async fn find(&self, digest: &Digest) -> StoreResult<Option<ApiKey>> {
-        self.key_by_digest(digest).await
+    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<ApiKey>> {
+        match asker {
+            Asker::Known => self.known_key(digest).await,
+            Asker::Stranger => self.key_by_digest(digest).await,
+        }
     }
+
+    fn answered(&self) -> u64 {
+        Tenants::answered(&**self)
+    }
+}
+
+/// Who asks for a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// The key was found before.
+    Known,
+    Stranger,
 }
 
 struct Inner {
@@ -74,10 +97,10 @@ struct Inner {
     known: papaya::HashMap<Digest, Known>,
     refused: Mutex<HashMap<Digest, Moment>>,
     /// Look-ups under way.
-    looking: Mutex<HashMap<Digest, watch::Receiver<Option<Found>>>>,
+    looking: Mutex<HashMap<Digest, watch::Sender<Option<Found>>>>,
     strangers: Arc<Semaphore>,
-    waiting_strangers: Semaphore,
-    /// How many look-ups the store has answered.
+    waiting_strangers: Arc<Semaphore>,
+    /// How often it has answered here, or said that it was busy.
     answers: AtomicU64,
     /// It has answered nobody for a while.
     away: AtomicBool,
@@ -93,8 +116,30 @@ struct Known {
     until: Moment,
 }
 
-/// What a look-up found; `Err`: the store did not answer, and why.
-type Found = Result<Option<ApplicationId>, String>;
+/// What a look-up found; `Err`: the store did not answer.
+type Found = Result<Answer, Unanswered>;
+
+/// Whose key it is, if it is one.
+#[derive(Clone)]
+struct Answer {
+    application: Option<ApplicationId>,
+    /// When the store was asked.
+    asked: Moment,
+}
+
+impl Answer {
+    /// Whether it is new enough for a caller that came then.
+    fn counts_for(&self, came: Moment) -> bool {
+        came < self.asked + BELIEVED
+    }
+}
+
+#[derive(Clone)]
+struct Unanswered {
+    why: String,
+    /// The store works, and has no time.
+    slow: bool,
+}
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,7 +161,7 @@ impl Keys {
             refused: Mutex::default(),
             looking: Mutex::default(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
-            waiting_strangers: Semaphore::new(WAITING_STRANGERS),
+            waiting_strangers: Arc::new(Semaphore::new(WAITING_STRANGERS)),
             answers: AtomicU64::new(0),
             away: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -201,20 +246,26 @@ impl Keys {
         known: Known,
     ) -> Result<Option<ApplicationId>, ApiError> {
         let inner = &*self.0;
-        let mut looking = self.looking(digest, None);
+        let came = inner.clock.now();
+        let mut looking = self.looking(digest, Asker::Known)?;
         while !inner.away.load(Ordering::SeqCst) {
-            let answers = inner.answers.load(Ordering::SeqCst);
+            let answered = inner.answered();
             tokio::select! {
                 biased;
-                answer = answered(&mut looking) => match answer {
-                    Ok(found) => return Ok(found),
+                found = end_of(&mut looking) => match found {
+                    Ok(answer) if answer.counts_for(came) => return Ok(answer.application),
+                    Ok(_) => looking = self.looking(digest, Asker::Known)?,
+                    // Slow is not away, and not even a look-up that failed makes it so.
+                    Err(Unanswered { slow: true, .. }) => {
+                        inner.clock.sleep(BUSY_PAUSE).await;
+                        looking = self.looking(digest, Asker::Known)?;
+                    }
                     Err(_) => break,
                 },
-                () = inner.clock.sleep(PROMPT) => {}
-            }
-            // Slow is not away: others may have been answered meanwhile.
-            if inner.answers.load(Ordering::SeqCst) == answers {
-                inner.away.store(true, Ordering::SeqCst);
+                // Others may have been answered meanwhile.
+                () = inner.clock.sleep(PROMPT) => if inner.answered() == answered {
+                    inner.away.store(true, Ordering::SeqCst);
+                },
             }
         }
         // The look-up goes on, and what it finds counts as soon as it is there.
@@ -225,72 +276,121 @@ impl Keys {
     /// Looks a key up that was never found.
     async fn look_for_stranger(&self, digest: Digest) -> Result<Option<ApplicationId>, ApiError> {
         let inner = &*self.0;
-        if inner.is_refused(&digest) {
-            return Ok(None);
+        let came = inner.clock.now();
+        while !inner.is_refused(&digest) {
+            let mut looking = self.looking(digest, Asker::Stranger)?;
+            match end_of(&mut looking).await {
+                Ok(answer) if answer.counts_for(came) => return Ok(answer.application),
+                Ok(_) => {}
+                Err(Unanswered { why, .. }) => return Err(ApiError::store(&why)),
+            }
         }
-        let turn = match inner.strangers.clone().try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => self.turn().await?,
-        };
-        // Others may have asked the same meanwhile.
-        if inner.is_refused(&digest) {
-            return Ok(None);
-        }
-        let mut looking = self.looking(digest, Some(turn));
-        answered(&mut looking)
-            .await
-            .map_err(|why| ApiError::store(&why))
-    }
-
-    /// A turn among strangers, if not too many wait for one.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let inner = &*self.0;
-        let Ok(_place) = inner.waiting_strangers.try_acquire() else {
-            return Err(ApiError::busy(
-                "Too many unknown API keys are being checked",
-            ));
-        };
-        let turn = inner.strangers.clone().acquire_owned().await;
-        Ok(turn.expect("the semaphore is never closed"))
+        Ok(None)
     }
 
     /// The look-up of a key that is under way, or a new one. It is a task of its own, so that nobody
     /// who leaves ends it for the others, and a stranger who leaves does not make room for more.
+    ///
+    /// # Errors
+    ///
+    /// Too many strangers wait for a turn.
     fn looking(
         &self,
         digest: Digest,
-        turn: Option<OwnedSemaphorePermit>,
-    ) -> watch::Receiver<Option<Found>> {
+        asker: Asker,
+    ) -> Result<watch::Receiver<Option<Found>>, ApiError> {
         let mut looking = locked(&self.0.looking);
         if let Some(under_way) = looking.get(&digest) {
-            return under_way.clone();
+            return Ok(under_way.subscribe());
         }
+        let turn = self.turn(asker)?;
         let (tell, told) = watch::channel(None);
-        looking.insert(digest, told.clone());
-        let over = Over {
+        looking.insert(digest, tell.clone());
+        let mut over = Over {
             inner: self.0.clone(),
             digest,
+            removed: false,
         };
         self.0.tasks.spawn(async move {
-            let found = over.inner.ask(digest).await;
+            let turn = match turn {
+                Turn::NotNeeded => None,
+                Turn::Taken(turn) => Some(turn),
+                Turn::Queued(place) => {
+                    let Some(turn) = over.wait_for_turn(&tell).await else {
+                        return;
+                    };
+                    drop(place);
+                    Some(turn)
+                }
+            };
+            let found = over.inner.ask(digest, asker).await;
             drop(turn);
             drop(over);
             // Nobody may want to know any more.
             let _ = tell.send(Some(found));
         });
-        told
+        Ok(told)
     }
+
+    fn turn(&self, asker: Asker) -> Result<Turn, ApiError> {
+        if asker == Asker::Known {
+            return Ok(Turn::NotNeeded);
+        }
+        if let Ok(turn) = self.0.strangers.clone().try_acquire_owned() {
+            return Ok(Turn::Taken(turn));
+        }
+        let place = self.0.waiting_strangers.clone().try_acquire_owned();
+        place
+            .map(Turn::Queued)
+            .map_err(|_| ApiError::busy("Too many unknown API keys are being checked"))
+    }
+}
+
+/// When a look-up may begin.
+enum Turn {
+    NotNeeded,
+    Taken(OwnedSemaphorePermit),
+    /// A place in the queue for a turn.
+    Queued(OwnedSemaphorePermit),
 }
 
 /// Ends a look-up, also one whose worker has ended in the middle of it.
 struct Over {
     inner: Arc<Inner>,
     digest: Digest,
+    removed: bool,
+}
+
+impl Over {
+    /// A stranger's turn; `None` if all who asked have left before.
+    async fn wait_for_turn(
+        &mut self,
+        tell: &watch::Sender<Option<Found>>,
+    ) -> Option<OwnedSemaphorePermit> {
+        let mut turn = std::pin::pin!(self.inner.strangers.clone().acquire_owned());
+        loop {
+            tokio::select! {
+                biased;
+                turn = &mut turn => return turn.ok(),
+                () = tell.closed() => {
+                    // Under the lock: nobody else can join it now.
+                    let mut looking = locked(&self.inner.looking);
+                    if tell.receiver_count() == 0 {
+                        looking.remove(&self.digest);
+                        self.removed = true;
+                        return None;
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Drop for Over {
     fn drop(&mut self) {
-        locked(&self.inner.looking).remove(&self.digest);
+        if !self.removed {
+            locked(&self.inner.looking).remove(&self.digest);
+        }
     }
 }
 
@@ -314,16 +414,23 @@ impl Inner {
             .is_some_and(|until| self.clock.now() < *until)
     }
 
+    /// How much the store has done for anybody: while that grows, it is not away.
+    fn answered(&self) -> u64 {
+        let here = self.answers.load(Ordering::SeqCst);
+        here.wrapping_add(self.store.answered())
+    }
+
     /// Asks the store, and remembers its answer.
-    async fn ask(&self, digest: Digest) -> Found {
+    async fn ask(&self, digest: Digest, asker: Asker) -> Found {
         let asked = self.clock.now();
-        let found = self.store.find(&digest).await;
+        let found = self.store.find(&digest, asker).await;
         let found = found.map_err(|error| {
-            // Slow is not away.
-            if error.is_slow() {
+            let slow = error.is_slow();
+            if slow {
                 self.answers.fetch_add(1, Ordering::SeqCst);
             }
-            error.to_string()
+            let why = error.to_string();
+            Unanswered { why, slow }
         })?;
         self.answers.fetch_add(1, Ordering::SeqCst);
         self.away.store(false, Ordering::SeqCst);
@@ -343,7 +450,7 @@ impl Inner {
                 self.refuse(digest);
             }
         }
-        Ok(application)
+        Ok(Answer { application, asked })
     }
 
     /// Believes a key for a moment more, unless somebody has learnt better meanwhile.
@@ -382,10 +489,13 @@ impl Inner {
 }
 
 /// Waits for a look-up's end.
-async fn answered(looking: &mut watch::Receiver<Option<Found>>) -> Found {
+async fn end_of(looking: &mut watch::Receiver<Option<Found>>) -> Found {
     match looking.wait_for(Option::is_some).await {
         Ok(found) => found.clone().expect("it is there"),
-        Err(_) => Err("the look-up of the API key was cut off".to_owned()),
+        Err(_) => Err(Unanswered {
+            why: "the look-up of the API key was cut off".to_owned(),
+            slow: false,
+        }),
     }
 }
 

@@ -24,6 +24,12 @@ struct State {
     turns: Semaphore,
     /// Look-ups are refused with an error.
     broken: AtomicBool,
+    /// Look-ups are refused, for there are too many.
+    busy: AtomicBool,
+    /// What it has answered to others.
+    others: AtomicU64,
+    /// Known keys among those looked up.
+    known: AtomicUsize,
     asked: AtomicUsize,
     at_a_time: AtomicUsize,
     most_at_a_time: AtomicUsize,
@@ -31,9 +37,17 @@ struct State {
 
 #[async_trait]
 impl Find for Slow {
-    async fn find(&self, digest: &Digest) -> StoreResult<Option<ApiKey>> {
+    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<ApiKey>> {
         let state = &*self.0;
         state.asked.fetch_add(1, Ordering::SeqCst);
+        if asker == Asker::Known {
+            state.known.fetch_add(1, Ordering::SeqCst);
+        }
+        // As it is when it is asked, whenever the answer comes.
+        let found = {
+            let kept = locked(&state.kept);
+            kept.iter().find(|key| key.digest == *digest).cloned()
+        };
         let now = state.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
         state.most_at_a_time.fetch_max(now, Ordering::SeqCst);
         state.turns.acquire().await.unwrap().forget();
@@ -41,8 +55,14 @@ impl Find for Slow {
         if state.broken.load(Ordering::SeqCst) {
             return Err(StoreError::Away("away".to_owned()));
         }
-        let kept = locked(&state.kept);
-        Ok(kept.iter().find(|key| key.digest == *digest).cloned())
+        if state.busy.load(Ordering::SeqCst) {
+            return Err(StoreError::Busy("busy".to_owned()));
+        }
+        Ok(found)
+    }
+
+    fn answered(&self) -> u64 {
+        self.0.others.load(Ordering::SeqCst)
     }
 }
 
@@ -52,6 +72,9 @@ impl Slow {
             kept: Mutex::default(),
             turns: Semaphore::new(0),
             broken: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            others: AtomicU64::new(0),
+            known: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             at_a_time: AtomicUsize::new(0),
             most_at_a_time: AtomicUsize::new(0),
@@ -124,27 +147,110 @@ async fn one_look_for_all_who_ask_and_none_for_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revoked_key_ends_though_the_store_is_slow() {
+async fn a_herd_with_a_key_that_nobody_has_shown_before_asks_once() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    // Strangers have all the turns.
+    for number in 0..STRANGERS {
+        begin(&keys, &format!("stranger {number}"));
+    }
+    settle().await;
+    let herd: Vec<_> = (0..2 * WAITING_STRANGERS)
+        .map(|_| begin(&keys, "good"))
+        .collect();
+    settle().await;
+    store.answer(STRANGERS + 1);
+    for one in herd {
+        assert_eq!(one.await.unwrap(), 200);
+    }
+    assert_eq!(store.asked(), STRANGERS + 1);
+    assert_eq!(store.0.known.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_who_leave_the_queue_make_room_in_it() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    let strangers: Vec<_> = (0..STRANGERS + WAITING_STRANGERS)
+        .map(|number| begin(&keys, &format!("stranger {number}")))
+        .collect();
+    settle().await;
+    assert_eq!(status(&keys, "good", "app").await, 503);
+    for stranger in &strangers[STRANGERS..] {
+        stranger.abort();
+    }
+    settle().await;
+    let good = begin(&keys, "good");
+    settle().await;
+    store.answer(STRANGERS + 1);
+    assert_eq!(good.await.unwrap(), 200);
+    assert_eq!(store.asked(), STRANGERS + 1);
+}
+
+/// A store with a key that was found, is believed no more, and is revoked.
+async fn revoked() -> (Slow, Keys) {
     let (store, keys) = Slow::keys();
     store.add("good", "app");
     store.answer(1);
     assert_eq!(status(&keys, "good", "app").await, 200);
     store.revoke_all();
     tokio::time::advance(BELIEVED).await;
-    // It is asked again, and waits in line for longer than a moment while others are answered.
+    (store, keys)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_key_ends_though_the_store_is_slow() {
+    let (store, keys) = revoked().await;
+    // It is asked again, and waits for longer than a moment while others are answered, about
+    // whatever they ask.
     let waiting = begin(&keys, "good");
-    for other in 0..5 {
+    for _ in 0..5 {
         settle().await;
-        let stranger = begin(&keys, &format!("stranger {other}"));
         tokio::time::sleep(PROMPT / 2).await;
-        // Answers nobody but the stranger: the store's line is not a fair one.
-        keys.0.answers.fetch_add(1, Ordering::SeqCst);
-        stranger.abort();
+        store.0.others.fetch_add(1, Ordering::SeqCst);
     }
     assert!(!waiting.is_finished());
     store.answer(10);
     assert_eq!(waiting.await.unwrap(), 401);
     assert_eq!(status(&keys, "good", "app").await, 401);
+    // It did not stand in line with strangers.
+    assert_eq!(store.0.known.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_key_ends_though_the_store_says_that_it_is_busy() {
+    let (store, keys) = revoked().await;
+    store.answer(10_000);
+    store.0.busy.store(true, Ordering::SeqCst);
+    assert_eq!(status(&keys, "good", "app").await, 504);
+    let waiting = begin(&keys, "good");
+    settle().await;
+    assert!(!waiting.is_finished());
+    store.0.busy.store(false, Ordering::SeqCst);
+    assert_eq!(waiting.await.unwrap(), 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_from_before_the_revocation_lets_nobody_in_who_comes_a_second_later() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(1);
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    tokio::time::advance(BELIEVED).await;
+    // Read before the revocation, answered after it.
+    let before = begin(&keys, "good");
+    settle().await;
+    store.revoke_all();
+    for _ in 0..3 {
+        store.0.others.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(BELIEVED / 2).await;
+    }
+    let after = begin(&keys, "good");
+    settle().await;
+    assert_eq!(store.asked(), 2);
+    store.answer(2);
+    assert_eq!(before.await.unwrap(), 200);
+    assert_eq!(after.await.unwrap(), 401);
 }
 
 #[tokio::test(start_paused = true)]
