@@ -15,6 +15,7 @@ use super::{
     directions::{Directions, Wanted},
     rules::Direction,
     target::{self, Target},
+    trip::Begun,
 };
 use crate::front::{caller::consumer_id, error::ApiError};
 
@@ -65,13 +66,14 @@ pub(super) struct Time {
 }
 
 impl Gateway {
-    /// Decides about a request that came at `began`, asking whom it takes, within the caller's time.
+    /// Decides about a request that came at `began`, asking whom it takes, within the caller's time. Where that
+    /// takes a refresh, a connection to the API may be on its way already.
     pub(super) async fn decide(
         &self,
         directions: &Directions<'_>,
         method: &Method,
         began: Moment,
-    ) -> Result<Decided, ApiError> {
+    ) -> Result<(Decided, Begun), ApiError> {
         // A direction that makes no sense is told later, to those who may know.
         let wanted = directions.wanted();
         let time = self.time(began, wanted.as_ref().ok().and_then(|w| w.timeout));
@@ -91,7 +93,7 @@ impl Gateway {
         wanted: Result<Wanted<'_>, ApiError>,
         method: &Method,
         time: Time,
-    ) -> Result<Decided, ApiError> {
+    ) -> Result<(Decided, Begun), ApiError> {
         let application = directions.text(Direction::Application);
         let key = directions.key().map(HeaderValue::from_bytes);
         let key = key.and_then(Result::ok);
@@ -104,24 +106,44 @@ impl Gateway {
         complete(&resolved)?;
         let url = wanted.url.as_ref();
         let at = |token: Option<&Token>| target::resolve(url, &resolved, token, &self.rules);
+        let mut begun = Begun::Not;
         let (credential, target) = match wanted.authorization.take() {
             Some(own) => (Credential::Own(own), at(None)?),
             None => {
                 let token = match self.vault.fresh(&resolved) {
                     Some(token) => token,
                     None => {
-                        // Where it cannot go anyhow, no token is refreshed for it.
-                        target::may_be_allowed(url, &resolved, &self.rules)?;
-                        self.vault.token_for(&resolved, self.left(&time)).await?
+                        let token;
+                        (token, begun) = self.refreshed(url, &resolved, &time).await?;
+                        token
                     }
                 };
                 let target = at(Some(&token))?;
                 (Credential::Token(token), target)
             }
         };
-        Ok(Decided::new(
-            wanted, resolved, credential, target, method, time,
-        ))
+        let decided = Decided::new(wanted, resolved, credential, target, method, time);
+        Ok((decided, begun))
+    }
+
+    /// A token that is not fresh in memory, and a connection to where it is to go that may have been begun
+    /// meanwhile.
+    async fn refreshed(
+        &self,
+        url: &str,
+        resolved: &Resolved,
+        time: &Time,
+    ) -> Result<(Held, Begun), ApiError> {
+        // Where it cannot go anyhow, no token is refreshed for it.
+        let target = target::foreseen(url, resolved, &self.rules)?;
+        let token = self.vault.token_for(resolved, self.left(time));
+        let Some(target) = target else {
+            return Ok((token.await?, Begun::Not));
+        };
+        let deadline = self.runtime_deadline(time);
+        let waiting = self.upstream.preconnect_while(&target, deadline, token);
+        let (token, preconnect) = waiting.await;
+        Ok((token?, preconnect.map_or(Begun::Not, Begun::Connecting)))
     }
 
     /// As [`decide`](Self::decide), if all that it takes is known without asking anybody. `None`: it is not,

@@ -31,7 +31,7 @@ use self::{
     decide::Time,
     directions::{Directions, onward},
     rules::Direction,
-    trip::Trip,
+    trip::{Begun, Trip},
     upstream::Upstream,
 };
 use crate::{
@@ -157,12 +157,12 @@ impl Gateway {
             status: StatusCode::OK,
             error: None,
         };
-        let (decided, first) = match sent {
-            Some(sent) => (Ok(sent.decided), Some(sent.attempt)),
-            None => (self.decide(&directions, &parts.method, began).await, None),
+        let decided = match sent {
+            Some(sent) => Ok((sent.decided, Begun::Sent(sent.attempt))),
+            None => self.decide(&directions, &parts.method, began).await,
         };
         let result = match decided {
-            Ok(decided) => {
+            Ok((decided, begun)) => {
                 let mut trip = Trip {
                     gateway: self,
                     decided,
@@ -170,7 +170,7 @@ impl Gateway {
                     headers: onward(&parts.headers),
                     body: Replayable::new(body, self.config.replay_limit),
                 };
-                trip.run(first).await
+                trip.run(begun).await
             }
             Err(error) => Err(error),
         };

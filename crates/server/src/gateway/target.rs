@@ -267,20 +267,22 @@ fn is_name(text: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
-/// Whether a URL may lead somewhere, as far as can be said without a token: what is absolute is checked.
+/// Where a request will go, as far as can be said without its token: what is absolute is checked. `None`: the
+/// token says.
 ///
 /// # Errors
 ///
 /// As [`resolve`].
-pub(super) fn may_be_allowed(
+pub(super) fn foreseen(
     given: &str,
     resolved: &Resolved,
     rules: &AddressRules,
-) -> Result<(), ApiError> {
+) -> Result<Option<Target>, ApiError> {
+    let target = resolve(given, resolved, None, rules);
     if is_absolute(given) {
-        resolve(given, resolved, None, rules)?;
+        return target.map(Some);
     }
-    Ok(())
+    Ok(target.ok())
 }
 
 fn is_absolute(url: &str) -> bool {

@@ -15,7 +15,7 @@ use super::{
     retry::{Retries, Verdict},
     rules::{self, AnswerRule, DOWNSTREAM_ERROR, Limits},
     target::{self, Target},
-    upstream::{UpstreamBody, UpstreamError},
+    upstream::{Preconnect, UpstreamBody, UpstreamError},
 };
 use crate::{
     egress::{RefusedAddress, content_encoding, decode_body},
@@ -25,6 +25,16 @@ use crate::{
 
 /// What was sent, and what came of it.
 pub(super) type Attempt = Result<Response<UpstreamBody>, UpstreamError>;
+
+/// How far a request has come before its trip.
+#[derive(Debug)]
+pub(super) enum Begun {
+    Not,
+    /// A connection was still being made when the request was decided.
+    Connecting(Preconnect),
+    /// It was sent, and this came of it.
+    Sent(Attempt),
+}
 
 /// How much of an error's body is read to understand it, as it comes and decoded.
 const PEEK: usize = 64 * 1024;
@@ -47,13 +57,10 @@ struct Heard {
 }
 
 impl Trip<'_> {
-    /// Sends it and answers. `first`: it was sent once already, and this came of it.
-    pub(super) async fn run(
-        &mut self,
-        first: Option<Attempt>,
-    ) -> Result<Response<GatewayBody>, ApiError> {
+    /// Sends it and answers.
+    pub(super) async fn run(&mut self, begun: Begun) -> Result<Response<GatewayBody>, ApiError> {
         let target = self.decided.target.clone();
-        let mut heard = self.send(&target, first).await?;
+        let mut heard = self.send(&target, begun).await?;
         self.put_off();
         if let Some(newer) = self.newer_token(&mut heard).await? {
             self.body.hold();
@@ -64,7 +71,7 @@ impl Trip<'_> {
             self.decided.renew(self.gateway, &self.url, newer)?;
             drop(heard);
             let target = self.decided.target.clone();
-            heard = self.send(&target, None).await?;
+            heard = self.send(&target, Begun::Not).await?;
         }
         if self.decided.follow_redirects {
             heard = Box::pin(self.follow(heard)).await?;
@@ -115,23 +122,27 @@ impl Trip<'_> {
     }
 
     /// Sends the request, again where that is safe, until the API answers or the time is up.
-    async fn send(&self, target: &Target, mut first: Option<Attempt>) -> Result<Heard, ApiError> {
+    async fn send(&self, target: &Target, mut begun: Begun) -> Result<Heard, ApiError> {
         let mut retries = Retries::new(
             &self.decided.method,
             &self.headers,
             self.gateway.config.retries,
         );
         loop {
-            let result = match first.take() {
-                Some(result) => result,
-                None => {
+            let result = match std::mem::replace(&mut begun, Begun::Not) {
+                Begun::Sent(result) => result,
+                begun => {
                     let upstream = &self.gateway.upstream;
                     let Some(request) = self.request() else {
                         return Err(ApiError::not_replayable(self.gateway.config.replay_limit));
                     };
                     let patience = self.decided.time.patience;
+                    let preconnect = match begun {
+                        Begun::Connecting(preconnect) => Some(preconnect),
+                        _ => None,
+                    };
                     upstream
-                        .request(target, request, self.deadline(), patience)
+                        .request(target, request, self.deadline(), patience, preconnect)
                         .await
                 }
             };
@@ -203,7 +214,7 @@ impl Trip<'_> {
             let next = next.map(|next| target::checked(&next, resolved, &self.gateway.rules));
             match next {
                 Some(Ok(next)) => {
-                    heard = self.send(&next, None).await?;
+                    heard = self.send(&next, Begun::Not).await?;
                     self.decided.target = next;
                 }
                 // Elsewhere the caller may go, but not the token.

@@ -7,13 +7,14 @@ use std::{
 };
 
 use http::Method;
+use tokenward_testkit::sandbox::{Fault, SandboxConfig};
 use tokio::{
     io::AsyncWriteExt as _,
     time::{sleep, timeout},
 };
 
 use crate::{
-    harness::{HOUR, import_text},
+    harness::{CONSUMER, HOUR, import_text},
     played::{PATIENCE, Peer, Played, WAYS, both},
     wire::{Kind, NoMessage},
 };
@@ -865,6 +866,50 @@ async fn after_a_redirect_a_relative_location_is_relative_to_where_it_led() {
         let answer = call.answer().await;
         let expected = format!("{}/b/this", played.base);
         assert_eq!(answer.header("content-location"), expected);
+    })
+    .await;
+}
+
+// --- who waits for a token ----------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_refresh_connects_to_the_api_meanwhile() {
+    both(&[], "", async |played| {
+        let client = SandboxConfig::default().client_id;
+        let moment = Duration::from_millis(10);
+        let tokens = played.sandbox.issue_expiring(&client, moment);
+        played.vault.import("late/sandbox", &tokens, HOUR);
+        sleep(2 * moment).await;
+        played.sandbox.inject(Fault::HangBeforeRotation, 1);
+        let of_late = format!("x-apideck-consumer-id: {CONSUMER}");
+        let get = played
+            .get("/late", &[])
+            .replace(&of_late, "x-apideck-consumer-id: late");
+        let mut calls = Vec::new();
+        for _ in 0..3 {
+            let mut call = played.call().await;
+            call.send(&get).await;
+            calls.push(call);
+        }
+        // While the provider thinks: one connection for each.
+        let mut apis = Vec::new();
+        for _ in &calls {
+            apis.push(played.accept().await);
+        }
+        assert!(!played.would_accept().await);
+        assert_eq!(played.sandbox.books().total.refreshes_granted, 0);
+        played.sandbox.release();
+        for api in &mut apis {
+            let request = api.request().await;
+            let authorization = request.header("authorization");
+            assert!(!authorization.contains(&tokens.access_token));
+            api.send(with_length("200 OK", "", "done")).await;
+        }
+        for call in &mut calls {
+            assert_eq!(call.answer().await.status(), 200);
+        }
+        assert!(!played.would_accept().await);
+        assert_eq!(played.sandbox.books().total.refreshes_granted, 1);
     })
     .await;
 }

@@ -8,6 +8,7 @@
 mod body;
 mod library;
 mod pool;
+mod preconnect;
 mod written;
 
 use std::{future::poll_fn, task::Poll, time::Duration};
@@ -25,6 +26,7 @@ use tower::BoxError;
 use self::pool::Pool;
 pub(super) use self::{
     body::{Lease, UpstreamBody},
+    preconnect::Preconnect,
     written::{Answered, Written},
 };
 use super::{
@@ -114,7 +116,8 @@ impl Upstream {
     }
 
     /// Sends a request to its target (its own URI is made from that), and waits for the head of
-    /// the answer, at most until `deadline`; an upload that moves puts that off by `patience`.
+    /// the answer, at most until `deadline`; an upload that moves puts that off by `patience`. `preconnect`: where
+    /// the pool has no connection, one that is being made.
     ///
     /// # Errors
     ///
@@ -130,12 +133,15 @@ impl Upstream {
         mut request: Request<OutBody>,
         deadline: Instant,
         patience: Option<Duration>,
+        preconnect: Option<Preconnect>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let mut ahead = preconnect.and_then(|begun| begun.to(&target.origin));
         loop {
-            let (connection, kept) = match self.pool.take(&target.origin) {
-                Some(connection) => (connection, true),
+            let (connection, kept) = match (self.pool.take(&target.origin), ahead.take()) {
+                (Some(connection), _) => (connection, true),
+                (None, Some(connecting)) => (connecting.await?, false),
                 // Boxed, so that requests on a kept connection carry no room for it.
-                None => (Box::pin(self.connect(target, deadline)).await?, false),
+                (None, None) => (Box::pin(self.connect(target, deadline)).await?, false),
             };
             let until = Until { deadline, patience };
             let result = match connection {
