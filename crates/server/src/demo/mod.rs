@@ -232,10 +232,12 @@ async fn provider() -> anyhow::Result<(Sandbox, IssuedTokens)> {
     Ok((sandbox, tokens))
 }
 
-/// The beginning of a run, on the sandbox's clock.
+/// The beginning of a run.
 struct Start {
     /// Where the sandbox's timeline stood.
     events: usize,
+    /// On the sandbox's clock.
+    at_ms: u64,
     at: tokio::time::Instant,
 }
 
@@ -244,6 +246,7 @@ impl Start {
     fn of(sandbox: &Sandbox) -> Self {
         Self {
             events: sandbox.timeline().len(),
+            at_ms: sandbox.now_ms(),
             at: tokio::time::Instant::now(),
         }
     }
@@ -263,10 +266,8 @@ impl Start {
         let elapsed = self.at.elapsed();
         let books = sandbox.books().total;
         let mut timeline = sandbox.timeline().split_off(self.events);
-        // The provider's clock began before ours; its first event of the run came right after.
-        let offset = timeline.first().map_or(0, |first| first.at_ms);
         for event in &mut timeline {
-            event.at_ms -= offset;
+            event.at_ms = event.at_ms.saturating_sub(self.at_ms);
         }
         sandbox.shutdown().await;
         let account = Account {

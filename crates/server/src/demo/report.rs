@@ -64,6 +64,8 @@ pub(super) fn text(runs: &[Run; 3]) -> String {
     lines.push(table(&headers, &rows));
     lines.push(String::new());
     lines.push("Counted by the provider, which rotates refresh tokens and revokes the grant when one is used twice.".to_owned());
+    lines.push("The time goes from the first request, of the batch or for the validation before it, to the last answer.".to_owned());
+    lines.push("Callers, provider and gateway share this machine.".to_owned());
     lines.join("\n")
 }
 
