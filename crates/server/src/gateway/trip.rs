@@ -28,6 +28,10 @@ pub(super) type Attempt = Result<Response<UpstreamBody>, UpstreamError>;
 
 /// How far a request has come before its trip.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is passed on once; most of them are large, and would be allocated"
+)]
 pub(super) enum Begun {
     Not,
     /// A connection was still being made when the request was decided.
