@@ -249,6 +249,7 @@ async fn requests_beyond_the_bound_are_refused_before_anything_is_done() {
             api.request().await;
             waiting.push((answer, api));
         }
+        assert_eq!(caller.sender.current_max_send_streams(), 100);
         let get = request(&played, Method::GET, "/refused");
         let refused = caller.send(get, true).await.0.await.unwrap();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
