@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     harness::{by_library, dial},
-    played::{PATIENCE, Peer, Played},
+    played::{FOR_A_FLOOD, PATIENCE, Peer, Played},
 };
 
 /// Timers short enough for a test.
@@ -193,7 +193,7 @@ async fn who_does_not_read_is_closed() {
             // When its answers are not taken, the server takes no further requests.
             while peer.writer.write_all(requests.as_bytes()).await.is_ok() {}
         };
-        timeout(PATIENCE, sending)
+        timeout(FOR_A_FLOOD, sending)
             .await
             .expect("the server ends it");
     });

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     harness::{APP, CONSUMER, dial},
     hostile::World,
-    played::{HTTP, PATIENCE, Peer, Played, both},
+    played::{FOR_A_FLOOD, HTTP, PATIENCE, Peer, Played, both},
 };
 
 /// A caller over HTTP/2 that takes in as much as it reads, and leaves no room for more.
@@ -230,7 +230,8 @@ async fn a_flood_of_frames_whose_answers_nobody_reads_is_ended() {
         peer.send([PREFACE, SETTINGS].concat()).await;
         let frames = frame.repeat(1000);
         let flooding = async { while peer.writer.write_all(&frames).await.is_ok() {} };
-        soon("ending the flood", flooding).await;
+        let ended = timeout(FOR_A_FLOOD, flooding).await;
+        ended.expect("the server ends it");
     }
     world.as_before().await;
 }

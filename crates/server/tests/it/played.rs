@@ -31,6 +31,9 @@ pub(crate) const WAYS: [&[&str]; 4] = [
 /// What nobody should have to wait for for so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The same, where the server has to be given work until the system's buffers are full.
+pub(crate) const FOR_A_FLOOD: Duration = Duration::from_secs(120);
+
 /// Runs a test twice: HTTP/1.1 is read and written by the server itself, and by its library.
 pub(crate) async fn both(options: &[&str], connector_lines: &str, test: impl AsyncFn(Played)) {
     for http in HTTP {
