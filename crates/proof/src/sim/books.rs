@@ -261,7 +261,7 @@ impl Books {
                     family.incident = true;
                 }
                 // What only its spool holds nobody else can see until it is back.
-                family.incident |= dies && send.by == life && send.fate == Fate::Spooled;
+                family.incident |= send.by == life && send.fate == Fate::Spooled;
             }
         }
     }
