@@ -289,7 +289,11 @@ async fn insert(changing: &Changing<'_>, row: &GrantRow) -> Outcome<()> {
 
 pub(crate) async fn save(changing: &Changing<'_>, connection: &Connection) -> Outcome<()> {
     let sql = format!(
-        "INSERT INTO tokenward.connections ({CONNECTION})
+        "WITH consumer AS (
+             INSERT INTO tokenward.consumers (application, id, metadata, created_at, modified_at)
+             VALUES ($1, $2, '{{}}', $9, $9) ON CONFLICT (application, id) DO NOTHING
+         )
+         INSERT INTO tokenward.connections ({CONNECTION})
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (application, consumer, unified_api, service) DO UPDATE SET
             grant_id = excluded.grant_id, enabled = excluded.enabled,

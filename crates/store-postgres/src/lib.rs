@@ -38,6 +38,7 @@
 mod changes;
 mod columns;
 mod connections;
+mod consumers;
 mod error;
 mod fault;
 mod grants;

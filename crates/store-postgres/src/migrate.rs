@@ -12,9 +12,10 @@ use crate::{
 };
 
 /// One file for each schema, in order. A file that was released is never edited.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../migrations/0001_vault.sql"),
     include_str!("../migrations/0002_answers.sql"),
+    include_str!("../migrations/0003_connect.sql"),
 ];
 
 /// The schema that this binary knows.

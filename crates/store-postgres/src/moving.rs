@@ -11,7 +11,7 @@ use tokenward::{
 use crate::{
     PostgresStore,
     columns::{RESTORE_SQL, Values},
-    connections,
+    connections, consumers,
     fault::{Fault, Outcome},
     rows::to_json,
     sql::{NOW, params},
@@ -19,12 +19,13 @@ use crate::{
     unread,
 };
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "grants",
     "connections",
     "clients",
     "applications",
     "api_keys",
+    "consumers",
     "vault_values",
     "unread_answers",
     "replaced_tokens",
@@ -145,16 +146,19 @@ async fn restore(changing: &Changing<'_>, record: &Record) -> Outcome<()> {
         Record::Client(client) => restore_client(changing, client).await,
         Record::Grant(row) => restore_grant(changing, row).await,
         Record::Connection(connection) => connections::save(changing, connection).await,
+        Record::Consumer(consumer) => consumers::save(changing, consumer).await,
         Record::Unread(answer) => unread::put(changing, answer).await,
         Record::Replaced(token) => unread::put_replaced(changing, token).await,
     }
 }
 
 async fn restore_application(changing: &Changing<'_>, application: &Application) -> Outcome<()> {
-    let sql = "INSERT INTO tokenward.applications (id, name, created_at) VALUES ($1, $2, $3)
-         ON CONFLICT (id) DO UPDATE SET name = excluded.name, created_at = excluded.created_at";
+    let sql = "INSERT INTO tokenward.applications (id, name, created_at, settings) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (id) DO UPDATE SET name = excluded.name, created_at = excluded.created_at,
+            settings = excluded.settings";
     let params = params![
         TEXT application.id.as_str(), TEXT application.name, INT8 application.created_at.0,
+        TEXT to_json(&application.settings)?,
     ];
     changing.query(sql, params).await?;
     Ok(())

@@ -3,20 +3,23 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::{Map, Value};
 use tokenward::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
     },
     store::{
-        ApiKey, Application, Authorize, Authorized, Changes, Clients, Connection, ConnectionPatch,
-        Connections, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
+        ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Clients,
+        Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
+        Consumers, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
         UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
     },
+    time::StoreTime,
 };
 
 use crate::{
-    PostgresStore, changes, connections,
+    PostgresStore, changes, connections, consumers,
     grants::{self, find},
     tenants,
     transaction::{Changing, change, change_by},
@@ -296,6 +299,24 @@ impl Tenants for PostgresStore {
             .await
     }
 
+    async fn application(&self, id: &ApplicationId) -> StoreResult<Option<Application>> {
+        self.pool
+            .patiently(REPEATABLE, || tenants::application(&self.pool, id))
+            .await
+    }
+
+    async fn replace_settings(
+        &self,
+        id: &ApplicationId,
+        read: &ApplicationSettings,
+        settings: ApplicationSettings,
+    ) -> StoreResult<bool> {
+        changing!(self, |changing, id, read, settings| {
+            tenants::replace_settings(changing, &id, &read, &settings).await
+        })
+        .await
+    }
+
     async fn delete_application(&self, id: &ApplicationId) -> StoreResult<bool> {
         changing!(self, |changing, id| tenants::delete_application(
             changing, &id
@@ -343,6 +364,72 @@ impl Tenants for PostgresStore {
             .await?;
         self.hints.say();
         Ok(deleted)
+    }
+}
+
+#[async_trait]
+impl Consumers for PostgresStore {
+    async fn save_consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+        metadata: Option<Map<String, Value>>,
+    ) -> StoreResult<Consumer> {
+        // Most are there already, as they are meant to be.
+        if let Some(mut present) = self.consumer(application, id).await?
+            && !present.merge(metadata.clone().unwrap_or_default(), StoreTime(0))
+        {
+            return Ok(present);
+        }
+        changing!(self, |changing, application, id, metadata| {
+            consumers::merge(changing, application, id, metadata).await
+        })
+        .await
+    }
+
+    async fn consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+    ) -> StoreResult<Option<Consumer>> {
+        self.pool
+            .patiently(REPEATABLE, || consumers::find(&self.pool, application, id))
+            .await
+    }
+
+    async fn consumers(
+        &self,
+        application: &ApplicationId,
+        filter: &ConsumerFilter,
+        after: Option<&ConsumerId>,
+        limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                consumers::of_application(&self.pool, application, filter, after, limit)
+            })
+            .await
+    }
+
+    async fn consumers_after(
+        &self,
+        after: Option<(&ApplicationId, &ConsumerId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        self.pool
+            .patiently(REPEATABLE, || consumers::after(&self.pool, after, limit))
+            .await
+    }
+
+    async fn delete_consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+    ) -> StoreResult<ConsumerDeletion> {
+        changing!(self, |changing, application, id| {
+            consumers::delete(changing, &application, &id).await
+        })
+        .await
     }
 }
 

@@ -4,7 +4,7 @@
 
 use tokenward::{
     id::{ApplicationId, ConnectorId},
-    store::{ApiKey, Application, Change, OAuthClient},
+    store::{ApiKey, Application, ApplicationSettings, Change, OAuthClient},
 };
 
 use crate::{
@@ -109,7 +109,7 @@ pub(crate) async fn add_application(
     name: &str,
 ) -> Outcome<Application> {
     let sql = format!(
-        "INSERT INTO tokenward.applications ({APPLICATION}) VALUES ($1, $2, {NOW})
+        "INSERT INTO tokenward.applications (id, name, created_at) VALUES ($1, $2, {NOW})
          ON CONFLICT (id) DO NOTHING RETURNING {APPLICATION}"
     );
     let rows = pool
@@ -125,6 +125,38 @@ pub(crate) async fn applications(pool: &Pool) -> Outcome<Vec<Application>> {
     let sql = format!("SELECT {APPLICATION} FROM tokenward.applications ORDER BY number");
     let rows = pool.query(&sql, &[]).await?;
     rows.iter().map(rows::application).collect()
+}
+
+pub(crate) async fn application(pool: &Pool, id: &ApplicationId) -> Outcome<Option<Application>> {
+    let rows = pool
+        .query(&application_sql(), params![TEXT id.as_str()])
+        .await?;
+    rows.first().map(rows::application).transpose()
+}
+
+fn application_sql() -> String {
+    format!("SELECT {APPLICATION} FROM tokenward.applications WHERE id = $1")
+}
+
+pub(crate) async fn replace_settings(
+    changing: &Changing<'_>,
+    id: &ApplicationId,
+    read: &ApplicationSettings,
+    settings: &ApplicationSettings,
+) -> Outcome<bool> {
+    changing.fence_application(id).await?;
+    let rows = changing
+        .query(&application_sql(), params![TEXT id.as_str()])
+        .await?;
+    match rows.first().map(rows::application).transpose()? {
+        Some(present) if present.settings == *read => {}
+        _ => return Ok(false),
+    }
+    let sql = "UPDATE tokenward.applications SET settings = $1 WHERE id = $2";
+    changing
+        .query(sql, params![TEXT to_json(settings)?, TEXT id.as_str()])
+        .await?;
+    Ok(true)
 }
 
 pub(crate) async fn delete_application(
@@ -152,6 +184,12 @@ pub(crate) async fn delete_application(
     ] {
         gone.push(!changing.query(sql, params![TEXT id_text]).await?.is_empty());
     }
+    changing
+        .query(
+            "DELETE FROM tokenward.consumers WHERE application = $1",
+            params![TEXT id_text],
+        )
+        .await?;
     if gone.contains(&true) {
         changes::announce(changing.transaction(), &Change::Application(id.clone())).await?;
     }

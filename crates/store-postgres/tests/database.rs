@@ -9,7 +9,9 @@ use std::{sync::Arc, time::Duration};
 use scene::{HOUR, claiming, cluster, granted, key, open, refreshed};
 use tokenward::{
     id::GrantId,
-    store::{Change, ConnectionPatch, Gap, UnreadAnswer, prelude::*},
+    store::{
+        ApplicationSettings, Change, ConnectionPatch, Consumer, Gap, UnreadAnswer, prelude::*,
+    },
     time::StoreTime,
 };
 use tokenward_store_postgres::{OpenError, PostgresOptions, PostgresStore};
@@ -37,7 +39,7 @@ async fn many_replicas_may_start_on_a_new_database_at_once() {
     let values = replicas.join_all().await;
     assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
     let versions = cluster.sql("vault", "SELECT version FROM tokenward.schema_version");
-    assert_eq!(versions.unwrap(), "2");
+    assert_eq!(versions.unwrap(), "3");
 }
 
 /// A vault of the first schema is brought to the present one, with all that it holds.
@@ -51,7 +53,12 @@ async fn an_older_vault_is_migrated() {
          {}
          INSERT INTO tokenward.grants (id, application, connector, version, authorized_version,
              sealed, epoch, committed_epoch, revision)
-         VALUES ('g', 'acme', 'books', 3, 1, '\\x07', 2, 2, 1)",
+         VALUES ('g', 'acme', 'books', 3, 1, '\\x07', 2, 2, 1);
+         INSERT INTO tokenward.applications (id, name, created_at) VALUES ('acme', 'Acme', 5);
+         INSERT INTO tokenward.connections VALUES
+            ('acme', 'ada', 'crm', 'books', 'g', true, '{{}}', '{{}}', 7, 9),
+            ('acme', 'ada', 'hris', 'books', 'g', true, '{{}}', '{{}}', 6, 6),
+            ('acme', 'bob', 'crm', 'books', NULL, true, '{{}}', '{{}}', 8, 8)",
         include_str!("../migrations/0001_vault.sql")
     );
     cluster.sql("vault", &first).unwrap();
@@ -59,6 +66,11 @@ async fn an_older_vault_is_migrated() {
         let store = open(&cluster.url()).await;
         let row = store.grant(&"g".into()).await.unwrap().value.unwrap();
         assert_eq!((row.version, row.sealed), (3, vec![7]));
+        let consumers = store.consumers_after(None, 9).await.unwrap();
+        let consumer = |id: &str, at| Consumer::new("acme".into(), id.into(), StoreTime(at));
+        assert_eq!(consumers, [consumer("ada", 6), consumer("bob", 8)]);
+        let application = store.application(&"acme".into()).await.unwrap().unwrap();
+        assert_eq!(application.settings, ApplicationSettings::default());
         let answer = UnreadAnswer {
             grant: "g".into(),
             epoch: 2,

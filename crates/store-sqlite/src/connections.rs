@@ -10,7 +10,7 @@ use tokenward::{
 };
 
 use crate::{
-    changes, grants,
+    changes, consumers, grants,
     job::Outcome,
     rows::{self, CONNECTION, saturated, to_json},
     unread,
@@ -179,6 +179,7 @@ pub(crate) fn save(db: &Db, connection: &Connection) -> Outcome<()> {
             metadata = excluded.metadata, updated_at = excluded.updated_at"
     );
     let key = &connection.key;
+    consumers::ensure(db, &key.application, &key.consumer, connection.created_at)?;
     db.prepare_cached(&sql)?.execute(named_params! {
         ":application": key.application.as_str(),
         ":consumer": key.consumer.as_str(),

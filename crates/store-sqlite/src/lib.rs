@@ -12,6 +12,7 @@
 
 mod changes;
 mod connections;
+mod consumers;
 mod grants;
 mod job;
 mod lanes;

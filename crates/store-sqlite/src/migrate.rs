@@ -7,9 +7,10 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::open::OpenError;
 
 /// One file for each schema, in order. A file that was released is never edited.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../migrations/0001_vault.sql"),
     include_str!("../migrations/0002_answers.sql"),
+    include_str!("../migrations/0003_connect.sql"),
 ];
 
 /// Marks the file as ours: `TkWd` in ASCII.

@@ -8,19 +8,20 @@ use tokenward::{
 };
 
 use crate::{
-    SqliteStore, connections,
+    SqliteStore, connections, consumers,
     grants::{self, now},
     job::Outcome,
-    rows::{API_KEY, APPLICATION},
+    rows::{API_KEY, APPLICATION, to_json},
     tenants, unread,
 };
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "grants",
     "connections",
     "clients",
     "applications",
     "api_keys",
+    "consumers",
     "vault_values",
     "unread_answers",
     "replaced_tokens",
@@ -108,13 +109,15 @@ fn restore(db: &Db, record: &Record) -> Outcome<()> {
         Record::Value(name, value) => tenants::put_value(db, name, value),
         Record::Application(application) => {
             db.prepare_cached(&format!(
-                "INSERT INTO applications ({APPLICATION}) VALUES (?, ?, ?) ON CONFLICT (id)
-                 DO UPDATE SET name = excluded.name, created_at = excluded.created_at"
+                "INSERT INTO applications ({APPLICATION}) VALUES (?, ?, ?, ?) ON CONFLICT (id)
+                 DO UPDATE SET name = excluded.name, created_at = excluded.created_at,
+                    settings = excluded.settings"
             ))?
             .execute(params![
                 application.id.as_str(),
                 application.name,
-                application.created_at.0
+                application.created_at.0,
+                to_json(&application.settings)?,
             ])?;
             Ok(())
         }
@@ -135,6 +138,7 @@ fn restore(db: &Db, record: &Record) -> Outcome<()> {
         Record::Client(client) => tenants::put_client(db, client),
         Record::Grant(row) => grants::save(db, row),
         Record::Connection(connection) => connections::save(db, connection),
+        Record::Consumer(consumer) => consumers::save(db, consumer),
         Record::Unread(answer) => unread::put(db, answer),
         Record::Replaced(token) => unread::put_replaced(db, token),
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokenward::{
     id::ConnectionKey,
     refresh::ledger::{Attempt, Claim, GrantRow, Standing},
-    store::{ApiKey, Application, Connection, OAuthClient, ReplacedToken, UnreadAnswer},
+    store::{ApiKey, Application, Connection, Consumer, OAuthClient, ReplacedToken, UnreadAnswer},
     time::StoreTime,
 };
 
@@ -186,7 +186,7 @@ pub(crate) fn client(row: &Row<'_>) -> Outcome<OAuthClient> {
 }
 
 /// The columns that [`application`] reads.
-pub(crate) const APPLICATION: &str = "id, name, created_at";
+pub(crate) const APPLICATION: &str = "id, name, created_at, settings";
 
 pub(crate) fn application(row: &Row<'_>) -> Outcome<Application> {
     let mut columns = Columns::new("applications", 1, row);
@@ -194,6 +194,21 @@ pub(crate) fn application(row: &Row<'_>) -> Outcome<Application> {
         id: columns.get::<String>()?.into(),
         name: columns.get()?,
         created_at: columns.time()?,
+        settings: columns.json()?,
+    })
+}
+
+/// The columns that [`consumer`] reads.
+pub(crate) const CONSUMER: &str = "application, id, metadata, created_at, modified_at";
+
+pub(crate) fn consumer(row: &Row<'_>) -> Outcome<Consumer> {
+    let mut columns = Columns::new("consumers", 2, row);
+    Ok(Consumer {
+        application: columns.get::<String>()?.into(),
+        id: columns.get::<String>()?.into(),
+        metadata: columns.json::<Map<String, Value>>()?,
+        created_at: columns.time()?,
+        modified_at: columns.time()?,
     })
 }
 

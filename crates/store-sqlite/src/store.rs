@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::{Map, Value};
 use tokenward::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
     },
     store::{
-        ApiKey, Application, Authorize, Authorized, Changes, Clients, Connection, ConnectionPatch,
-        Connections, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
+        ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Clients,
+        Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
+        Consumers, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
         UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
     },
 };
 
 use crate::{
-    SqliteStore, changes, connections,
+    SqliteStore, changes, connections, consumers,
     grants::{self, now, on_grant},
     tenants, unread,
 };
@@ -256,6 +258,22 @@ impl Tenants for SqliteStore {
         self.read(tenants::applications).await
     }
 
+    async fn application(&self, id: &ApplicationId) -> StoreResult<Option<Application>> {
+        let id = id.clone();
+        self.read(move |db| tenants::application(db, &id)).await
+    }
+
+    async fn replace_settings(
+        &self,
+        id: &ApplicationId,
+        read: &ApplicationSettings,
+        settings: ApplicationSettings,
+    ) -> StoreResult<bool> {
+        let (id, read) = (id.clone(), read.clone());
+        self.write(move |db| tenants::replace_settings(db, &id, &read, &settings))
+            .await
+    }
+
     async fn delete_application(&self, id: &ApplicationId) -> StoreResult<bool> {
         let id = id.clone();
         self.write(move |db| tenants::delete_application(db, id))
@@ -290,6 +308,64 @@ impl Tenants for SqliteStore {
     async fn delete_key(&self, application: &ApplicationId, id: &str) -> StoreResult<bool> {
         let (application, id) = (application.clone(), id.to_owned());
         self.write(move |db| tenants::delete_key(db, application, &id))
+            .await
+    }
+}
+
+#[async_trait]
+impl Consumers for SqliteStore {
+    async fn save_consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+        metadata: Option<Map<String, Value>>,
+    ) -> StoreResult<Consumer> {
+        let (application, id) = (application.clone(), id.clone());
+        self.write(move |db| consumers::merge(db, application, id, metadata))
+            .await
+    }
+
+    async fn consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+    ) -> StoreResult<Option<Consumer>> {
+        let (application, id) = (application.clone(), id.clone());
+        self.read(move |db| consumers::find(db, &application, &id))
+            .await
+    }
+
+    async fn consumers(
+        &self,
+        application: &ApplicationId,
+        filter: &ConsumerFilter,
+        after: Option<&ConsumerId>,
+        limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        let (application, filter, after) = (application.clone(), filter.clone(), after.cloned());
+        self.read(move |db| {
+            consumers::of_application(db, &application, &filter, after.as_ref(), limit)
+        })
+        .await
+    }
+
+    async fn consumers_after(
+        &self,
+        after: Option<(&ApplicationId, &ConsumerId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        let after = after.map(|(application, id)| (application.clone(), id.clone()));
+        self.read(move |db| consumers::after(db, after.as_ref(), limit))
+            .await
+    }
+
+    async fn delete_consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+    ) -> StoreResult<ConsumerDeletion> {
+        let (application, id) = (application.clone(), id.clone());
+        self.write(move |db| consumers::delete(db, &application, &id))
             .await
     }
 }

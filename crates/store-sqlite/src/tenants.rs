@@ -3,7 +3,7 @@
 use rusqlite::{Connection as Db, OptionalExtension, params};
 use tokenward::{
     id::{ApplicationId, ConnectorId},
-    store::{ApiKey, Application, Change, OAuthClient},
+    store::{ApiKey, Application, ApplicationSettings, Change, OAuthClient},
 };
 
 use crate::{
@@ -111,14 +111,16 @@ pub(crate) fn add_application(db: &Db, id: ApplicationId, name: String) -> Outco
         id,
         name,
         created_at: grants::now(),
+        settings: ApplicationSettings::default(),
     };
     db.prepare_cached(&format!(
-        "INSERT INTO applications ({APPLICATION}) VALUES (?, ?, ?)"
+        "INSERT INTO applications ({APPLICATION}) VALUES (?, ?, ?, ?)"
     ))?
     .execute(params![
         application.id.as_str(),
         application.name,
-        application.created_at.0
+        application.created_at.0,
+        to_json(&application.settings)?,
     ])?;
     Ok(application)
 }
@@ -129,6 +131,31 @@ pub(crate) fn applications(db: &Db) -> Outcome<Vec<Application>> {
     ))?
     .query_and_then([], rows::application)?
     .collect()
+}
+
+pub(crate) fn application(db: &Db, id: &ApplicationId) -> Outcome<Option<Application>> {
+    db.prepare_cached(&format!(
+        "SELECT {APPLICATION} FROM applications WHERE id = ?"
+    ))?
+    .query([id.as_str()])?
+    .next()?
+    .map(rows::application)
+    .transpose()
+}
+
+pub(crate) fn replace_settings(
+    db: &Db,
+    id: &ApplicationId,
+    read: &ApplicationSettings,
+    settings: &ApplicationSettings,
+) -> Outcome<bool> {
+    match application(db, id)? {
+        Some(present) if present.settings == *read => {}
+        _ => return Ok(false),
+    }
+    db.prepare_cached("UPDATE applications SET settings = ? WHERE id = ?")?
+        .execute(params![to_json(settings)?, id.as_str()])?;
+    Ok(true)
 }
 
 pub(crate) fn delete_application(db: &Db, id: ApplicationId) -> Outcome<bool> {
@@ -148,6 +175,8 @@ pub(crate) fn delete_application(db: &Db, id: ApplicationId) -> Outcome<bool> {
         .execute([id.as_str()])?;
     let clients = db
         .prepare_cached("DELETE FROM clients WHERE application = ?")?
+        .execute([id.as_str()])?;
+    db.prepare_cached("DELETE FROM consumers WHERE application = ?")?
         .execute([id.as_str()])?;
     if deleted + keys + clients > 0 {
         changes::announce(db, &Change::Application(id))?;

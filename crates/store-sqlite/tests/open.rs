@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Barrier, thread, time::Duration};
 
 use rusqlite::Connection;
 use tokenward::{
-    store::{UnreadAnswer, prelude::*},
+    store::{ApplicationSettings, Consumer, UnreadAnswer, prelude::*},
     time::StoreTime,
 };
 use tokenward_store_sqlite::{OpenError, SqliteStore};
@@ -47,6 +47,11 @@ async fn an_older_vault_is_migrated() {
         "INSERT INTO vault_values (name, value) VALUES ('pepper', x'0102');
          INSERT INTO grants (id, application, connector, version, authorized_version, sealed,
              epoch, committed_epoch) VALUES ('g', 'acme', 'books', 3, 1, x'07', 2, 2);
+         INSERT INTO applications (id, name, created_at) VALUES ('acme', 'Acme', 5);
+         INSERT INTO connections VALUES
+            ('acme', 'ada', 'crm', 'books', 'g', 1, '{}', '{}', 7, 9),
+            ('acme', 'ada', 'hris', 'books', 'g', 1, '{}', '{}', 6, 6),
+            ('acme', 'bob', 'crm', 'books', NULL, 1, '{}', '{}', 8, 8);
          PRAGMA application_id = 1416320868; PRAGMA user_version = 1",
     )
     .unwrap();
@@ -56,6 +61,11 @@ async fn an_older_vault_is_migrated() {
         assert_eq!(store.value("pepper").await, Ok(Some(vec![1, 2])));
         let row = store.grant(&"g".into()).await.unwrap().value.unwrap();
         assert_eq!((row.version, row.sealed), (3, vec![7]));
+        let consumers = store.consumers_after(None, 9).await.unwrap();
+        let consumer = |id: &str, at| Consumer::new("acme".into(), id.into(), StoreTime(at));
+        assert_eq!(consumers, [consumer("ada", 6), consumer("bob", 8)]);
+        let application = store.application(&"acme".into()).await.unwrap().unwrap();
+        assert_eq!(application.settings, ApplicationSettings::default());
         let answer = UnreadAnswer {
             grant: "g".into(),
             epoch: 2,

@@ -3,11 +3,12 @@
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
+use serde_json::{Map, Value};
 
 use super::{
-    ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
-    Freeze, MemoryStore, OAuthClient, Record, ReplacedToken, Stamped, StoreResult, UnreadAnswer,
-    ports,
+    ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Connection,
+    ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted, Freeze, MemoryStore,
+    OAuthClient, Record, ReplacedToken, Stamped, StoreResult, UnreadAnswer, ports,
 };
 use crate::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
@@ -93,11 +94,20 @@ disturbed! {
     Tenants {
         add_application(id: &ApplicationId, name: &str) -> Application;
         applications() -> Vec<Application>;
+        application(id: &ApplicationId) -> Option<Application>;
+        replace_settings(id: &ApplicationId, read: &ApplicationSettings, settings: ApplicationSettings) -> bool;
         delete_application(id: &ApplicationId) -> bool;
         add_key(key: ApiKey) -> ();
         key_by_digest(digest: &[u8; 32]) -> Option<ApiKey>;
         keys(application: &ApplicationId) -> Vec<ApiKey>;
         delete_key(application: &ApplicationId, id: &str) -> bool;
+    }
+    Consumers {
+        save_consumer(application: &ApplicationId, id: &ConsumerId, metadata: Option<Map<String, Value>>) -> Consumer;
+        consumer(application: &ApplicationId, id: &ConsumerId) -> Option<Consumer>;
+        consumers(application: &ApplicationId, filter: &ConsumerFilter, after: Option<&ConsumerId>, limit: usize) -> Vec<Consumer>;
+        consumers_after(after: Option<(&ApplicationId, &ConsumerId)>, limit: usize) -> Vec<Consumer>;
+        delete_consumer(application: &ApplicationId, id: &ConsumerId) -> ConsumerDeletion;
     }
     Moving {
         freeze(what: Freeze) -> ();

@@ -7,12 +7,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use serde_json::{Map, Value};
 
 use super::{
-    ApiKey, Application, Authorize, Authorized, Change, Changes, Clients, Connection,
-    ConnectionPatch, Connections, Deleted, Feed, Freeze, Ledger, Lines, Moving, OAuthClient,
-    Present, Record, ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer,
-    UnreadAnswers, Values,
+    ApiKey, Application, ApplicationSettings, Authorize, Authorized, Change, Changes, Clients,
+    Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
+    Consumers, Deleted, Feed, Freeze, Ledger, Lines, Moving, OAuthClient, Present, Record,
+    ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer, UnreadAnswers, Values,
 };
 use crate::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
@@ -39,6 +40,7 @@ struct State {
     connections: BTreeMap<ConnectionKey, Connection>,
     clients: BTreeMap<(ApplicationId, ConnectorId), OAuthClient>,
     applications: Vec<Application>,
+    consumers: BTreeMap<(ApplicationId, ConsumerId), Consumer>,
     keys: Vec<ApiKey>,
     values: BTreeMap<String, Vec<u8>>,
     unread: BTreeMap<(GrantId, u64), UnreadAnswer>,
@@ -296,6 +298,7 @@ impl Connections for MemoryStore {
             .or_insert_with(|| Connection::new(key.clone(), now));
         connection.apply(patch, now);
         let connection = connection.clone();
+        state.consumer(&key.application, &key.consumer, now);
         state.changes.push(Change::Connection(key.clone()));
         Ok(connection)
     }
@@ -318,6 +321,7 @@ impl Connections for MemoryStore {
         let before = connection.grant.replace(grant.clone());
         connection.apply(patch, now);
         let connection = connection.clone();
+        state.consumer(&key.application, &key.consumer, now);
         state.changes.push(Change::Connection(key.clone()));
         state.drop_unused(before.as_ref());
         Ok(Some(connection))
@@ -414,6 +418,7 @@ impl Tenants for MemoryStore {
             id: id.clone(),
             name: name.to_owned(),
             created_at: self.now(),
+            settings: ApplicationSettings::default(),
         };
         let mut state = self.changing()?;
         if state.applications.iter().any(|other| other.id == *id) {
@@ -427,6 +432,27 @@ impl Tenants for MemoryStore {
 
     async fn applications(&self) -> StoreResult<Vec<Application>> {
         Ok(self.state()?.applications.clone())
+    }
+
+    async fn application(&self, id: &ApplicationId) -> StoreResult<Option<Application>> {
+        let state = self.state()?;
+        Ok(state.applications.iter().find(|it| it.id == *id).cloned())
+    }
+
+    async fn replace_settings(
+        &self,
+        id: &ApplicationId,
+        read: &ApplicationSettings,
+        settings: ApplicationSettings,
+    ) -> StoreResult<bool> {
+        let mut state = self.changing()?;
+        match state.applications.iter_mut().find(|it| it.id == *id) {
+            Some(application) if application.settings == *read => {
+                application.settings = settings;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn delete_application(&self, id: &ApplicationId) -> StoreResult<bool> {
@@ -444,6 +470,7 @@ impl Tenants for MemoryStore {
         state
             .clients
             .retain(|(application, _), _| application != id);
+        state.consumers.retain(|(of, _), _| of != id);
         state.changes.push(Change::Application(id.clone()));
         Ok(state.applications.len() < before)
     }
@@ -485,6 +512,79 @@ impl Tenants for MemoryStore {
             .retain(|key| !(key.application == *application && key.id == id));
         state.changes.push(Change::Application(application.clone()));
         Ok(state.keys.len() < before)
+    }
+}
+
+#[async_trait]
+impl Consumers for MemoryStore {
+    async fn save_consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+        metadata: Option<Map<String, Value>>,
+    ) -> StoreResult<Consumer> {
+        let now = self.now();
+        let mut state = self.changing()?;
+        let consumer = state.consumer(application, id, now);
+        if let Some(metadata) = metadata {
+            consumer.merge(metadata, now);
+        }
+        Ok(consumer.clone())
+    }
+
+    async fn consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+    ) -> StoreResult<Option<Consumer>> {
+        let name = (application.clone(), id.clone());
+        Ok(self.state()?.consumers.get(&name).cloned())
+    }
+
+    async fn consumers(
+        &self,
+        application: &ApplicationId,
+        filter: &ConsumerFilter,
+        after: Option<&ConsumerId>,
+        limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        let state = self.state()?;
+        let those = state.consumers.values().filter(|consumer| {
+            consumer.application == *application
+                && after.is_none_or(|after| consumer.id > *after)
+                && filter.admits(&consumer.id)
+        });
+        Ok(those.take(limit).cloned().collect())
+    }
+
+    async fn consumers_after(
+        &self,
+        after: Option<(&ApplicationId, &ConsumerId)>,
+        limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        let state = self.state()?;
+        let later = state
+            .consumers
+            .iter()
+            .filter(|((application, id), _)| after.is_none_or(|after| (application, id) > after));
+        Ok(later.take(limit).map(|(_, it)| it.clone()).collect())
+    }
+
+    async fn delete_consumer(
+        &self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+    ) -> StoreResult<ConsumerDeletion> {
+        let mut state = self.changing()?;
+        let mut keys = state.connections.keys();
+        if keys.any(|key| key.application == *application && key.consumer == *id) {
+            return Ok(ConsumerDeletion::InUse);
+        }
+        let gone = state.consumers.remove(&(application.clone(), id.clone()));
+        Ok(match gone {
+            Some(_) => ConsumerDeletion::Deleted,
+            None => ConsumerDeletion::Missing,
+        })
     }
 }
 
@@ -633,6 +733,24 @@ impl State {
         of.map(|(_, answer)| answer.clone()).collect()
     }
 
+    /// The consumer, made if there is none.
+    fn consumer(
+        &mut self,
+        application: &ApplicationId,
+        id: &ConsumerId,
+        now: StoreTime,
+    ) -> &mut Consumer {
+        self.consumers
+            .entry((application.clone(), id.clone()))
+            .or_insert_with(|| Consumer::new(application.clone(), id.clone(), now))
+    }
+
+    fn save(&mut self, connection: Connection) {
+        let key = &connection.key;
+        self.consumer(&key.application, &key.consumer, connection.created_at);
+        self.connections.insert(key.clone(), connection);
+    }
+
     fn same_token(
         &self,
         application: &ApplicationId,
@@ -690,7 +808,7 @@ impl State {
             Err(conflict) => Authorized::Conflict(conflict),
             Ok((connection, row)) => {
                 self.grants.insert(grant.clone(), row.clone());
-                self.connections.insert(key.clone(), connection.clone());
+                self.save(connection.clone());
                 self.changes
                     .extend([Change::Grant(grant, row.version), Change::Connection(key)]);
                 Authorized::Done(Box::new(connection), Box::new(row))
@@ -725,8 +843,10 @@ impl State {
             Record::Grant(row) => {
                 self.grants.insert(row.id.clone(), *row);
             }
-            Record::Connection(connection) => {
-                self.connections.insert(connection.key.clone(), *connection);
+            Record::Connection(connection) => self.save(*connection),
+            Record::Consumer(consumer) => {
+                let name = (consumer.application.clone(), consumer.id.clone());
+                self.consumers.insert(name, consumer);
             }
             Record::Unread(answer) => {
                 let name = (answer.grant.clone(), answer.epoch);

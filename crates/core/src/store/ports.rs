@@ -1,16 +1,17 @@
 //! The ports: what the vault and the server ask of a store, by audience.
 //!
-//! [`Store`] is all of them. [`Tenants`], [`Moving`] and [`Lines`] have defaults, so that a store
+//! [`Store`] is all of them. [`Tenants`], [`Consumers`], [`Moving`] and [`Lines`] have defaults, so that a store
 //! for one application alone, which nobody moves, has nothing to write for them.
 
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
+use serde_json::{Map, Value};
 
 use super::{
-    ApiKey, Application, Authorize, Authorized, Changes, Connection, ConnectionPatch, Deleted,
-    Freeze, OAuthClient, Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer,
-    Whole,
+    ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Connection,
+    ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted, Freeze, OAuthClient,
+    Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer, Whole,
 };
 use crate::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
@@ -21,7 +22,16 @@ use crate::{
 
 /// The vault's store: all ports.
 pub trait Store:
-    Ledger + UnreadAnswers + Connections + Clients + Tenants + Values + Feed + Moving + Lines
+    Ledger
+    + UnreadAnswers
+    + Connections
+    + Clients
+    + Tenants
+    + Consumers
+    + Values
+    + Feed
+    + Moving
+    + Lines
 {
 }
 
@@ -31,6 +41,7 @@ impl<T> Store for T where
         + Connections
         + Clients
         + Tenants
+        + Consumers
         + Values
         + Feed
         + Moving
@@ -191,7 +202,21 @@ pub trait Tenants: Send + Sync + fmt::Debug {
     async fn applications(&self) -> StoreResult<Vec<Application>> {
         Ok(Vec::new())
     }
-    /// Deletes an application with its keys and clients; `Ok(false)` if there was none, an error
+    /// An application.
+    async fn application(&self, _id: &ApplicationId) -> StoreResult<Option<Application>> {
+        Ok(None)
+    }
+    /// Replaces an application's settings if they are still those that were read; `false` if not, or if
+    /// there is no such application.
+    async fn replace_settings(
+        &self,
+        _id: &ApplicationId,
+        _read: &ApplicationSettings,
+        _settings: ApplicationSettings,
+    ) -> StoreResult<bool> {
+        Ok(false)
+    }
+    /// Deletes an application with its keys, clients and consumers; `Ok(false)` if there was none, an error
     /// if it still has connections.
     async fn delete_application(&self, _id: &ApplicationId) -> StoreResult<bool> {
         Ok(false)
@@ -222,6 +247,55 @@ pub trait Tenants: Send + Sync + fmt::Debug {
     /// Deletes a key; `false` if there was none.
     async fn delete_key(&self, _application: &ApplicationId, _id: &str) -> StoreResult<bool> {
         Ok(false)
+    }
+}
+
+/// Applications' customers. What makes a connection makes its consumer too, in the same statement. By
+/// default: nobody keeps them.
+#[async_trait]
+pub trait Consumers: Send + Sync + fmt::Debug {
+    /// Makes a consumer, or merges metadata into what is there; `None` leaves that as it is.
+    async fn save_consumer(
+        &self,
+        _application: &ApplicationId,
+        _id: &ConsumerId,
+        _metadata: Option<Map<String, Value>>,
+    ) -> StoreResult<Consumer> {
+        Err(not_kept("consumers"))
+    }
+    /// Reads a consumer.
+    async fn consumer(
+        &self,
+        _application: &ApplicationId,
+        _id: &ConsumerId,
+    ) -> StoreResult<Option<Consumer>> {
+        Ok(None)
+    }
+    /// An application's consumers by id, after `after`, at most `limit`.
+    async fn consumers(
+        &self,
+        _application: &ApplicationId,
+        _filter: &ConsumerFilter,
+        _after: Option<&ConsumerId>,
+        _limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        Ok(Vec::new())
+    }
+    /// Everybody's consumers by application and id, after `after`, at most `limit`.
+    async fn consumers_after(
+        &self,
+        _after: Option<(&ApplicationId, &ConsumerId)>,
+        _limit: usize,
+    ) -> StoreResult<Vec<Consumer>> {
+        Ok(Vec::new())
+    }
+    /// Deletes a consumer that has no connection.
+    async fn delete_consumer(
+        &self,
+        _application: &ApplicationId,
+        _id: &ConsumerId,
+    ) -> StoreResult<ConsumerDeletion> {
+        Ok(ConsumerDeletion::Missing)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{ReplacedToken, Stamped, UnreadAnswer};
 use crate::{
-    id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
+    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::GrantRow,
     time::StoreTime,
 };
@@ -20,6 +21,102 @@ pub struct Application {
     pub name: String,
     /// When it was made.
     pub created_at: StoreTime,
+    /// What it has settled about how connections come to be.
+    pub settings: ApplicationSettings,
+}
+
+/// What an application has settled about how connections come to be. By default: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApplicationSettings {
+    /// Where browsers may be sent when a connection is made, exactly; none: to any `http` or `https` URL.
+    pub redirect_urls: Vec<String>,
+    /// Where they are sent if nobody says; one of [`redirect_urls`](Self::redirect_urls), if there are any.
+    pub default_redirect_url: Option<String>,
+    /// Whether every attempt to connect must carry a nonce and be confirmed.
+    pub nonce_required: bool,
+    /// How its pages look if a session does not say.
+    pub theme: Theme,
+}
+
+/// How an application's pages look.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Theme {
+    /// The name that customers know it by.
+    pub vault_name: Option<String>,
+    /// The URL of its logo.
+    pub logo: Option<String>,
+    /// Its colour, `#rrggbb`.
+    pub primary_color: Option<String>,
+}
+
+/// A customer of an application. Made with its first connection at the latest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Whose customer.
+    pub application: ApplicationId,
+    /// Which.
+    pub id: ConsumerId,
+    /// The application's own.
+    pub metadata: Map<String, Value>,
+    /// When it was made.
+    pub created_at: StoreTime,
+    /// When its metadata was last changed.
+    pub modified_at: StoreTime,
+}
+
+impl Consumer {
+    /// A consumer that nobody has said anything about.
+    pub fn new(application: ApplicationId, id: ConsumerId, now: StoreTime) -> Self {
+        Self {
+            application,
+            id,
+            metadata: Map::new(),
+            created_at: now,
+            modified_at: now,
+        }
+    }
+
+    /// Merges metadata at its first level; a `null` removes an entry. Whether anything is different then.
+    pub fn merge(&mut self, metadata: Map<String, Value>, now: StoreTime) -> bool {
+        let before = self.metadata.clone();
+        merge(&mut self.metadata, metadata);
+        let changed = self.metadata != before;
+        if changed {
+            self.modified_at = now;
+        }
+        changed
+    }
+}
+
+/// Which of an application's consumers. By default: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerFilter {
+    /// What their ids begin with.
+    pub prefix: Option<String>,
+    /// What their ids contain.
+    pub contains: Option<String>,
+}
+
+impl ConsumerFilter {
+    /// Whether it lets an id through.
+    pub fn admits(&self, id: &ConsumerId) -> bool {
+        let id = id.as_str();
+        self.prefix.as_ref().is_none_or(|it| id.starts_with(&**it))
+            && self.contains.as_ref().is_none_or(|it| id.contains(&**it))
+    }
+}
+
+/// What became of the wish to delete a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsumerDeletion {
+    /// It is gone.
+    Deleted,
+    /// There was none.
+    Missing,
+    /// It still has connections, which go first.
+    InUse,
 }
 
 /// An API key, as it is kept: its digest only.
@@ -121,19 +218,20 @@ impl Connection {
 
     /// Applies a patch.
     pub fn apply(&mut self, patch: ConnectionPatch, now: StoreTime) {
-        fn merge(into: &mut Map<String, Value>, from: Option<Map<String, Value>>) {
-            for (key, value) in from.into_iter().flatten() {
-                if value.is_null() {
-                    into.remove(&key);
-                } else {
-                    into.insert(key, value);
-                }
-            }
-        }
         self.enabled = patch.enabled.unwrap_or(self.enabled);
-        merge(&mut self.settings, patch.settings);
-        merge(&mut self.metadata, patch.metadata);
+        merge(&mut self.settings, patch.settings.unwrap_or_default());
+        merge(&mut self.metadata, patch.metadata.unwrap_or_default());
         self.updated_at = now;
+    }
+}
+
+fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
+    for (key, value) in from {
+        if value.is_null() {
+            into.remove(&key);
+        } else {
+            into.insert(key, value);
+        }
     }
 }
 
@@ -162,6 +260,8 @@ pub enum Record {
     Grant(Box<GrantRow>),
     /// A connection.
     Connection(Box<Connection>),
+    /// A customer of an application.
+    Consumer(Consumer),
     /// An answer that could not be read.
     Unread(UnreadAnswer),
     /// A refresh token that was replaced.

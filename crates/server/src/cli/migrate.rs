@@ -202,6 +202,7 @@ async fn walk(store: &dyn Store, target: Option<&dyn Store>) -> anyhow::Result<C
     walk.grants(store).await?;
     walk.beside_grants(store).await?;
     walk.connections(store).await?;
+    walk.consumers(store).await?;
     walk.end().await
 }
 
@@ -279,6 +280,21 @@ impl Walk<'_> {
             after = Some(last.key.clone());
             for connection in page {
                 self.take(Record::Connection(Box::new(connection))).await?;
+            }
+        }
+    }
+
+    async fn consumers(&mut self, store: &dyn Store) -> StoreResult<()> {
+        let mut after = None;
+        loop {
+            let place = after.as_ref().map(|(application, id)| (application, id));
+            let page = store.consumers_after(place, BATCH).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some((last.application.clone(), last.id.clone()));
+            for consumer in page {
+                self.take(Record::Consumer(consumer)).await?;
             }
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokenward::{
     refresh::ledger::{ClaimReply, FailureKind, FreshGrant, GrantRow, Verdict},
-    store::{ApiKey, Application, Connection, ConnectionPatch, OAuthClient, Store},
+    store::{ApiKey, Application, Connection, ConnectionPatch, Consumer, OAuthClient, Store},
 };
 
 use super::{
@@ -19,6 +19,7 @@ struct Contents {
     clients: Vec<OAuthClient>,
     applications: Vec<Application>,
     keys: Vec<ApiKey>,
+    consumers: Vec<Consumer>,
     value: Vec<u8>,
     position: u64,
 }
@@ -31,6 +32,7 @@ async fn contents(store: &dyn Store) -> Contents {
         clients: store.clients(&acme).await.expect("read"),
         applications: store.applications().await.expect("read"),
         keys: store.keys(&acme).await.expect("read"),
+        consumers: store.consumers_after(None, 100).await.expect("read"),
         value: store.value_or_insert("key", vec![9]).await.expect("read"),
         position: store.changes(None).await.expect("read").next,
     }

@@ -16,6 +16,7 @@
 pub mod claims;
 pub mod commits;
 pub mod connections;
+pub mod consumers;
 pub mod differential;
 pub mod durability;
 pub mod feed;
@@ -80,6 +81,14 @@ macro_rules! conformance_tests {
                 a_new_secret_is_not_resealed_away,
                 one_value_for_all,
                 a_new_value_is_not_replaced;
+            consumers:
+                consumers_round_trip,
+                concurrent_metadata_is_all_merged,
+                a_connection_makes_its_consumer,
+                a_consumer_with_connections_stays,
+                no_connection_outlives_its_consumer,
+                consumers_page_by_id,
+                settings_round_trip;
             unread:
                 answers_are_kept_beside_their_grant,
                 few_answers_are_kept,

@@ -1,8 +1,12 @@
 //! Moving a vault.
 
+use serde_json::Map;
 use tokenward::{
     refresh::ledger::FreshGrant,
-    store::{Conflict, ConnectionPatch, Freeze, Record, ReplacedToken, StoreError},
+    store::{
+        Application, ApplicationSettings, Conflict, ConnectionPatch, Consumer, Freeze, Record,
+        ReplacedToken, StoreError,
+    },
     time::StoreTime,
 };
 
@@ -61,6 +65,23 @@ pub async fn what_is_restored_is_as_it_was(subject: Subject) {
     let connection = store.connection(&key("c")).await.expect("read");
     let connection = connection.expect("there");
     store.delete_connection(&key("c")).await.expect("delete");
+    store
+        .delete_consumer(&APPLICATION.into(), &"c".into())
+        .await
+        .expect("delete");
+    let application = Application {
+        id: APPLICATION.into(),
+        name: "Acme".to_owned(),
+        created_at: StoreTime(5),
+        settings: ApplicationSettings {
+            nonce_required: true,
+            ..ApplicationSettings::default()
+        },
+    };
+    let consumer = Consumer {
+        metadata: Map::from_iter([("email".to_owned(), "a@example.test".into())]),
+        ..Consumer::new(APPLICATION.into(), "c".into(), StoreTime(6))
+    };
     let token = ReplacedToken {
         grant: "g".into(),
         slot: 3,
@@ -73,6 +94,8 @@ pub async fn what_is_restored_is_as_it_was(subject: Subject) {
             Record::Key(api_key(APPLICATION, "k", 1)),
             Record::Client(oauth_client(APPLICATION, SERVICE)),
             Record::Grant(Box::new(row.clone())),
+            Record::Consumer(consumer.clone()),
+            Record::Application(application.clone()),
             Record::Connection(Box::new(connection.clone())),
             Record::Unread(answer("g", 4, 1)),
             Record::Replaced(token.clone()),
@@ -92,6 +115,8 @@ pub async fn what_is_restored_is_as_it_was(subject: Subject) {
         store.connections_after(None, 10).await,
         Ok(vec![connection])
     );
+    assert_eq!(store.consumers_after(None, 10).await, Ok(vec![consumer]));
+    assert_eq!(store.applications().await, Ok(vec![application]));
     let answers = store.unread_after(None, 10).await;
     assert_eq!(answers, Ok(vec![answer("g", 4, 1)]));
     assert_eq!(
