@@ -15,6 +15,7 @@ mod feed;
 mod memory;
 mod ports;
 mod records;
+mod settings;
 mod unread;
 
 pub use authorize::{Authorize, Authorized, Conflict, Present, ReplacedToken};
@@ -25,9 +26,10 @@ pub use ports::{
     Values, Waiting,
 };
 pub use records::{
-    ApiKey, Application, ApplicationSettings, Connection, ConnectionPatch, Consumer,
-    ConsumerDeletion, ConsumerFilter, Deleted, Freeze, OAuthClient, Record, Theme, Whole,
+    ApiKey, Application, Connection, ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter,
+    Deleted, Freeze, OAuthClient, Record, Whole,
 };
+pub use settings::{ApplicationSettings, RedirectError, Theme, check_redirect_url};
 pub use unread::UnreadAnswer;
 
 use crate::time::StoreTime;

@@ -7,6 +7,7 @@
 mod admin;
 mod agenda;
 mod cache;
+mod consumers;
 mod distrust;
 mod entry;
 mod feed;
@@ -20,6 +21,7 @@ mod provider;
 mod readiness;
 mod reseal;
 mod resolve;
+mod secrets;
 mod spooling;
 pub mod state;
 mod token;
@@ -40,6 +42,7 @@ pub use admin::{AdminError, Import};
 pub use keys::ReloadError;
 pub use readiness::NotReady;
 pub use resolve::Resolved;
+pub use secrets::VaultSecret;
 pub use token::{Held, Token};
 pub use unread::{Recovered, Unread};
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`gateway`] | `/proxy`, the hot path |
 //! | [`api`] | the vault API in Apideck's wire format |
+//! | [`connect`] | customers' sessions, and the links that begin a login |
 //! | [`egress`] | the way out: addresses, proxies, TLS, the way to token endpoints |
 //! | [`observe`] | metrics and logs |
 //! | [`front`] | the router, who calls, request ids, error answers; HTTP/1.1 without a library |
@@ -18,6 +19,7 @@ mod print;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod demo;
 pub mod egress;
 pub mod front;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 use tokenward::{
-    id::{ApplicationId, ConsumerId},
+    id::{ApplicationId, ConnectorId, ConsumerId},
     store::{Consumer, ConsumerDeletion, ConsumerFilter},
 };
 
@@ -84,6 +84,19 @@ pub(crate) async fn of_application(
     ];
     let rows = pool.query(&sql, params).await?;
     rows.iter().map(rows::consumer).collect()
+}
+
+pub(crate) async fn services(
+    pool: &Pool,
+    application: &ApplicationId,
+    consumers: &[ConsumerId],
+) -> Outcome<Vec<(ConsumerId, ConnectorId)>> {
+    let sql = "SELECT DISTINCT consumer, service FROM tokenward.connections
+         WHERE application = $1 AND consumer = ANY($2) ORDER BY consumer, service";
+    let consumers: Vec<&str> = consumers.iter().map(ConsumerId::as_str).collect();
+    let params = params![TEXT application.as_str(), TEXT_ARRAY consumers];
+    let rows = pool.query(sql, params).await?;
+    rows.iter().map(rows::service).collect()
 }
 
 pub(crate) async fn after(

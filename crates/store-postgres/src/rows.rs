@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tokenward::{
-    id::ConnectionKey,
+    id::{ConnectionKey, ConnectorId, ConsumerId},
     refresh::ledger::{Attempt, Claim, GrantRow, Standing},
     store::{ApiKey, Application, Connection, Consumer, OAuthClient, ReplacedToken, UnreadAnswer},
     time::StoreTime,
@@ -248,6 +248,12 @@ pub(crate) fn consumer(row: &Row) -> Outcome<Consumer> {
         created_at: columns.time()?,
         modified_at: columns.time()?,
     })
+}
+
+/// A consumer and a service that it has a connection to.
+pub(crate) fn service(row: &Row) -> Outcome<(ConsumerId, ConnectorId)> {
+    let mut columns = Columns::new("connections", 1, row);
+    Ok((columns.get::<&str>()?.into(), columns.get::<&str>()?.into()))
 }
 
 /// The columns that [`api_key`] reads.

@@ -411,6 +411,18 @@ impl Consumers for PostgresStore {
             .await
     }
 
+    async fn consumer_services(
+        &self,
+        application: &ApplicationId,
+        consumers: &[ConsumerId],
+    ) -> StoreResult<Vec<(ConsumerId, ConnectorId)>> {
+        self.pool
+            .patiently(REPEATABLE, || {
+                consumers::services(&self.pool, application, consumers)
+            })
+            .await
+    }
+
     async fn consumers_after(
         &self,
         after: Option<(&ApplicationId, &ConsumerId)>,

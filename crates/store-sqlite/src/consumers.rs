@@ -3,7 +3,7 @@
 use rusqlite::{Connection as Db, params};
 use serde_json::{Map, Value};
 use tokenward::{
-    id::{ApplicationId, ConsumerId},
+    id::{ApplicationId, ConnectorId, ConsumerId},
     store::{Consumer, ConsumerDeletion, ConsumerFilter},
     time::StoreTime,
 };
@@ -102,6 +102,28 @@ pub(crate) fn of_application(
         rows::consumer,
     )?
     .collect()
+}
+
+pub(crate) fn services(
+    db: &Db,
+    application: &ApplicationId,
+    consumers: &[ConsumerId],
+) -> Outcome<Vec<(ConsumerId, ConnectorId)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT DISTINCT service FROM connections WHERE application = ? AND consumer = ?
+         ORDER BY service",
+    )?;
+    let mut consumers: Vec<&ConsumerId> = consumers.iter().collect();
+    consumers.sort_unstable();
+    consumers.dedup();
+    let mut all = Vec::new();
+    for consumer in consumers {
+        let mut rows = statement.query([application.as_str(), consumer.as_str()])?;
+        while let Some(row) = rows.next()? {
+            all.push((consumer.clone(), row.get::<_, String>(0)?.into()));
+        }
+    }
+    Ok(all)
 }
 
 pub(crate) fn after(

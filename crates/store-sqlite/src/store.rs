@@ -349,6 +349,16 @@ impl Consumers for SqliteStore {
         .await
     }
 
+    async fn consumer_services(
+        &self,
+        application: &ApplicationId,
+        consumers: &[ConsumerId],
+    ) -> StoreResult<Vec<(ConsumerId, ConnectorId)>> {
+        let (application, consumers) = (application.clone(), consumers.to_vec());
+        self.read(move |db| consumers::services(db, &application, &consumers))
+            .await
+    }
+
     async fn consumers_after(
         &self,
         after: Option<(&ApplicationId, &ConsumerId)>,

@@ -1,7 +1,7 @@
 //! A store that forgets everything when it is dropped: for tests and simulators.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -555,6 +555,20 @@ impl Consumers for MemoryStore {
                 && filter.admits(&consumer.id)
         });
         Ok(those.take(limit).cloned().collect())
+    }
+
+    async fn consumer_services(
+        &self,
+        application: &ApplicationId,
+        consumers: &[ConsumerId],
+    ) -> StoreResult<Vec<(ConsumerId, ConnectorId)>> {
+        let state = self.state()?;
+        let keys = state.connections.keys();
+        let those: BTreeSet<_> = keys
+            .filter(|key| key.application == *application && consumers.contains(&key.consumer))
+            .map(|key| (key.consumer.clone(), key.service.clone()))
+            .collect();
+        Ok(those.into_iter().collect())
     }
 
     async fn consumers_after(

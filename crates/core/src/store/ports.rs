@@ -281,6 +281,15 @@ pub trait Consumers: Send + Sync + fmt::Debug {
     ) -> StoreResult<Vec<Consumer>> {
         Ok(Vec::new())
     }
+    /// Which services these consumers of an application have connections to, in the order of consumers and
+    /// services.
+    async fn consumer_services(
+        &self,
+        _application: &ApplicationId,
+        _consumers: &[ConsumerId],
+    ) -> StoreResult<Vec<(ConsumerId, ConnectorId)>> {
+        Ok(Vec::new())
+    }
     /// Everybody's consumers by application and id, after `after`, at most `limit`.
     async fn consumers_after(
         &self,

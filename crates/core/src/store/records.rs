@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ReplacedToken, Stamped, UnreadAnswer};
+use super::{ApplicationSettings, ReplacedToken, Stamped, UnreadAnswer};
 use crate::{
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::GrantRow,
@@ -23,32 +22,6 @@ pub struct Application {
     pub created_at: StoreTime,
     /// What it has settled about how connections come to be.
     pub settings: ApplicationSettings,
-}
-
-/// What an application has settled about how connections come to be. By default: nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ApplicationSettings {
-    /// Where browsers may be sent when a connection is made, exactly; none: to any `http` or `https` URL.
-    pub redirect_urls: Vec<String>,
-    /// Where they are sent if nobody says; one of [`redirect_urls`](Self::redirect_urls), if there are any.
-    pub default_redirect_url: Option<String>,
-    /// Whether every attempt to connect must carry a nonce and be confirmed.
-    pub nonce_required: bool,
-    /// How its pages look if a session does not say.
-    pub theme: Theme,
-}
-
-/// How an application's pages look.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Theme {
-    /// The name that customers know it by.
-    pub vault_name: Option<String>,
-    /// The URL of its logo.
-    pub logo: Option<String>,
-    /// Its colour, `#rrggbb`.
-    pub primary_color: Option<String>,
 }
 
 /// A customer of an application. Made with its first connection at the latest.

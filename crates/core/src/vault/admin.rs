@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{Vault, provider::Whose};
 use crate::{
     connector::{Connector, GrantType, SettingError, validate_metadata, validate_settings},
-    id::{ApplicationId, ConnectionKey, ConnectorId, GrantId},
+    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     oauth::TokenSet,
     refresh::{
         ledger::{FreshGrant, Standing},
@@ -78,6 +78,9 @@ pub enum AdminError {
     /// There is no such connection.
     #[error("there is no connection {0}")]
     UnknownConnection(String),
+    /// There is no such consumer.
+    #[error("there is no consumer `{0}`")]
+    UnknownConsumer(ConsumerId),
     /// Linking needs one provider.
     #[error(
         "connections {0} and {1} are of different applications or connectors and cannot share a grant"
@@ -411,7 +414,7 @@ impl Vault {
             .await
     }
 
-    async fn delete_and_revoke(&self, key: &ConnectionKey) -> Result<(), AdminError> {
+    pub(super) async fn delete_and_revoke(&self, key: &ConnectionKey) -> Result<(), AdminError> {
         let inner = &self.inner;
         let deleted = inner
             .store
@@ -448,7 +451,7 @@ impl Vault {
     }
 
     /// Does something to its end, whether or not the caller waits for it.
-    async fn to_its_end<T: Send + 'static>(
+    pub(super) async fn to_its_end<T: Send + 'static>(
         &self,
         act: impl Future<Output = Result<T, AdminError>> + Send + 'static,
     ) -> Result<T, AdminError> {

@@ -270,6 +270,7 @@ undisturbed! {
         save_consumer(application: &ApplicationId, id: &ConsumerId, metadata: Option<Map<String, Value>>) -> Consumer;
         consumer(application: &ApplicationId, id: &ConsumerId) -> Option<Consumer>;
         consumers(application: &ApplicationId, filter: &ConsumerFilter, after: Option<&ConsumerId>, limit: usize) -> Vec<Consumer>;
+        consumer_services(application: &ApplicationId, consumers: &[ConsumerId]) -> Vec<(ConsumerId, ConnectorId)>;
         consumers_after(after: Option<(&ApplicationId, &ConsumerId)>, limit: usize) -> Vec<Consumer>;
         delete_consumer(application: &ApplicationId, id: &ConsumerId) -> ConsumerDeletion;
     }

@@ -1,17 +1,16 @@
 //! `/vault/connections`: list, get, change, delete, import, token, validate.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
     extract::{FromRequestParts, Path, Query, State},
 };
-use bytes::Bytes;
-use http::{StatusCode, request::Parts as Head};
+use http::{HeaderMap, StatusCode, header, request::Parts as Head};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokenward::{
-    ConnectionKey, ConnectorId, GrantId, TokenError,
+    ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId, TokenError,
     connector::{Connector, GrantType},
     refresh::ledger::GrantRow,
     store::{Connection, ConnectionPatch, Stamped, StoreError},
@@ -23,22 +22,74 @@ use tokenward::{
 };
 
 use super::{
-    ApiError, ApiState,
+    ApiError, ApiState, body,
     router::Whole,
     wire::{self, Parts, envelope, object},
 };
 use crate::{
-    front::caller::{Caller, ConsumerCaller, Identity},
-    import,
+    connect::{
+        link::{Link, Purpose},
+        session::Session,
+    },
+    front::caller::{ConsumerCaller, Identity, Visitor},
+    import, wall_clock,
 };
 
 type Reply = Result<Json<Value>, ApiError>;
 
-/// A connection of the consumer that calls.
+/// A connection of the consumer that calls, with a key or a session.
 #[derive(Debug)]
-pub(super) struct At(ConnectionKey);
+pub(super) struct At {
+    key: ConnectionKey,
+    asker: Asker,
+}
 
 impl Identity for At {}
+
+/// A connection of the consumer that an application names: what no session opens.
+#[derive(Debug)]
+pub(super) struct AtByKey(ConnectionKey);
+
+impl Identity for AtByKey {}
+
+/// Who is answered, as far as the answer depends on it.
+#[derive(Debug)]
+struct Asker {
+    session: Option<Box<Session>>,
+    /// The origin of the page that asks.
+    origin: Option<String>,
+}
+
+impl Asker {
+    fn new(visitor: Visitor, headers: &HeaderMap) -> Self {
+        let origin = headers.get(header::ORIGIN).and_then(|it| it.to_str().ok());
+        let origin = origin.filter(|it| it.len() <= 256 && it.starts_with("http"));
+        Self {
+            session: match visitor {
+                Visitor::Session(session) => Some(session),
+                Visitor::Key(_) => None,
+            },
+            origin: origin.map(Into::into),
+        }
+    }
+
+    fn allows(&self, action: &str) -> bool {
+        self.session.as_ref().is_none_or(|it| it.allows(action))
+    }
+
+    fn is_about(&self, api: &str) -> bool {
+        self.session.as_ref().is_none_or(|it| it.is_about(api))
+    }
+
+    fn may(&self, action: &str) -> Result<(), ApiError> {
+        if self.allows(action) {
+            return Ok(());
+        }
+        Err(ApiError::forbidden(&format!(
+            "the session does not allow to {action} connections"
+        )))
+    }
+}
 
 #[derive(Debug, Deserialize)]
 struct Place {
@@ -46,20 +97,67 @@ struct Place {
     service_id: String,
 }
 
+impl Place {
+    async fn read(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
+        let place = Path::<Self>::from_request_parts(head, state).await;
+        let Path(place) = place.map_err(|_| ApiError::refused(StatusCode::BAD_REQUEST))?;
+        Ok(place)
+    }
+
+    fn of(&self, application: &ApplicationId, consumer: &ConsumerId) -> ConnectionKey {
+        let (api, service) = (self.unified_api.as_str(), self.service_id.as_str());
+        ConnectionKey::new(application.clone(), consumer.clone(), api, service)
+    }
+}
+
 impl FromRequestParts<ApiState> for At {
     type Rejection = ApiError;
 
     async fn from_request_parts(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
+        let visitor = Visitor::from_request_parts(head, state).await?;
+        let consumer = visitor.consumer().ok_or_else(ApiError::missing_consumer)?;
+        let place = Place::read(head, state).await?;
+        let key = place.of(visitor.application(), consumer);
+        let asker = Asker::new(visitor, &head.headers);
+        if !asker.is_about(&key.unified_api) {
+            return Err(ApiError::not_found(
+                "The session is about other unified APIs",
+            ));
+        }
+        Ok(Self { key, asker })
+    }
+}
+
+impl FromRequestParts<ApiState> for AtByKey {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
         let caller = ConsumerCaller::from_request_parts(head, state).await?;
-        let Path(place) = Path::<Place>::from_request_parts(head, state)
-            .await
-            .map_err(|_| ApiError::refused(StatusCode::BAD_REQUEST))?;
-        Ok(Self(ConnectionKey::new(
-            caller.application,
-            caller.consumer,
-            place.unified_api.as_str(),
-            place.service_id.as_str(),
-        )))
+        let place = Place::read(head, state).await?;
+        Ok(Self(place.of(&caller.application, &caller.consumer)))
+    }
+}
+
+/// Who lists connections.
+#[derive(Debug)]
+pub(super) struct Lister {
+    application: ApplicationId,
+    consumer: Option<ConsumerId>,
+    asker: Asker,
+}
+
+impl Identity for Lister {}
+
+impl FromRequestParts<ApiState> for Lister {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
+        let visitor = Visitor::from_request_parts(head, state).await?;
+        Ok(Self {
+            application: visitor.application().clone(),
+            consumer: visitor.consumer().cloned(),
+            asker: Asker::new(visitor, &head.headers),
+        })
     }
 }
 
@@ -100,23 +198,82 @@ impl ApiState {
         }
     }
 
-    /// A connection object.
-    fn object(
-        &self,
-        connector: &Connector,
-        unified_api: &str,
-        connection: Option<&Connection>,
-        grant: Option<&Row>,
+    /// A connection's parts, without the links.
+    pub(super) fn parts<'a>(
+        &'a self,
+        connector: &'a Connector,
+        unified_api: &'a str,
+        connection: Option<&'a Connection>,
+        grant: Option<&'a Row>,
         configured: bool,
-    ) -> Value {
-        wire::connection(&Parts {
+    ) -> Parts<'a> {
+        Parts {
             connector,
             unified_api,
             connection,
             grant: grant.and_then(|grant| grant.value.as_ref()),
             stands: self.stands(connector, connection, grant),
             configured,
-        })
+            public: &self.public,
+            authorize_url: None,
+            revoke_url: None,
+        }
+    }
+
+    /// With links, as far as something can be begun: each with a state of its own.
+    fn linked(&self, mut parts: Parts<'_>, key: &ConnectionKey, asker: &Asker) -> Value {
+        let begins = parts.connector.authorization.is_some() && parts.configured;
+        if let Some(links) = self.links.as_ref().filter(|_| begins) {
+            let link = Link {
+                origin: asker.origin.clone(),
+                session: asker.session.is_some(),
+                ..Link::to(key)
+            };
+            let url = |verb: &str, purpose| {
+                let state = links.state(purpose, &link, wall_clock());
+                let (service, application) = (&key.service, &key.application);
+                self.public.at(&format!(
+                    "/vault/{verb}/{service}/{application}?state={state}"
+                ))
+            };
+            let works = matches!(parts.stands.0, Stands::Authorized | Stands::Callable);
+            if !works || asker.allows("reauthorize") {
+                parts.authorize_url = Some(url("authorize", Purpose::Authorize));
+            }
+            if parts.grant.is_some() && asker.allows("disconnect") {
+                parts.revoke_url = Some(url("revoke", Purpose::Revoke));
+            }
+        }
+        wire::connection(&parts)
+    }
+
+    /// A consumer's connections, of connectors that are known, with their grants.
+    pub(super) async fn connections_of(
+        &self,
+        application: &ApplicationId,
+        consumer: &ConsumerId,
+    ) -> Result<Vec<Loaded>, ApiError> {
+        let stores = self.vault.store();
+        let stored = stores.connections(application, Some(consumer)).await;
+        let stored = stored.map_err(store)?;
+        let ids: Vec<_> = stored.iter().filter_map(|it| it.grant.clone()).collect();
+        let grants = stores.grants(&ids).await.map_err(store)?;
+        let at = grants.at;
+        let rows = grants.value.into_iter().map(|row| (row.id.clone(), row));
+        let grants: HashMap<_, _> = rows.collect();
+        let loaded = stored.into_iter().filter_map(|connection| {
+            let grant = connection.grant.as_ref().map(|grant| Stamped {
+                value: grants.get(grant).cloned(),
+                at,
+            });
+            let connector = self.vault.catalogue().find(connection.key.service.as_str());
+            Some(Loaded {
+                connector: connector?.clone(),
+                connection,
+                grant,
+            })
+        });
+        Ok(loaded.collect())
     }
 
     fn stands(
@@ -132,37 +289,43 @@ impl ApiState {
     }
 
     /// The connection as it is now.
-    async fn shown(&self, key: &ConnectionKey) -> Reply {
+    async fn shown(&self, key: &ConnectionKey, asker: &Asker) -> Reply {
         let connector = self.vault.connector_of(key)?;
         let whole = self.vault.store().whole(key).await.map_err(store)?;
-        let object = match &whole {
-            Some(whole) => self.object(
-                connector,
-                &key.unified_api,
-                Some(&whole.connection),
-                whole.grant.as_ref(),
-                whole.client.is_some(),
-            ),
+        let api = &key.unified_api;
+        let parts = match &whole {
+            Some(whole) => {
+                let (connection, grant) = (Some(&whole.connection), whole.grant.as_ref());
+                self.parts(connector, api, connection, grant, whole.client.is_some())
+            }
             None => {
                 let client = self.vault.store().client(&key.application, &key.service);
                 let configured = client.await.map_err(store)?.is_some();
-                self.object(connector, &key.unified_api, None, None, configured)
+                self.parts(connector, api, None, None, configured)
             }
         };
-        Ok(Json(envelope(object)))
+        Ok(Json(envelope(self.linked(parts, key, asker))))
     }
 }
 
-/// A grant's row, and when it was read.
-type Row = Stamped<Option<GrantRow>>;
+/// A connection with its grant.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) connector: Arc<Connector>,
+    pub(super) connection: Connection,
+    pub(super) grant: Option<Row>,
+}
 
-fn store(error: StoreError) -> ApiError {
+/// A grant's row, and when it was read.
+pub(super) type Row = Stamped<Option<GrantRow>>;
+
+pub(super) fn store(error: StoreError) -> ApiError {
     AdminError::Store(error).into()
 }
 
 /// `GET /vault/connections`: the consumer's connections, and the connectors that it could add.
 pub(super) async fn list(
-    caller: Caller,
+    lister: Lister,
     State(state): State<ApiState>,
     filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
 ) -> Reply {
@@ -172,72 +335,79 @@ pub(super) async fn list(
         ));
     };
     let added = filter.added()?;
-    let stores = state.vault.store();
-    let mut stored = match &caller.consumer {
-        Some(consumer) => stores
-            .connections(&caller.application, Some(consumer))
-            .await
-            .map_err(store)?,
+    let Lister {
+        application,
+        consumer,
+        asker,
+    } = lister;
+    let wants = |api: &str| filter.wants(api) && asker.is_about(api);
+    let mut stored = match &consumer {
+        Some(consumer) => state.connections_of(&application, consumer).await?,
         None => Vec::new(),
     };
-    stored.retain(|connection| filter.wants(&connection.key.unified_api));
-    let clients = stores.clients(&caller.application).await.map_err(store)?;
-    let configured =
-        |connector: &ConnectorId| clients.iter().any(|client| client.connector == *connector);
+    stored.retain(|it| wants(&it.connection.key.unified_api));
+    let clients = state.vault.store().clients(&application).await;
+    let clients = clients.map_err(store)?;
+    let configured = |id: &ConnectorId| clients.iter().any(|client| client.connector == *id);
     let mut list = Vec::new();
-    if added != Some(false) {
-        let ids: Vec<_> = stored.iter().filter_map(|it| it.grant.clone()).collect();
-        let grants = stores.grants(&ids).await.map_err(store)?;
-        let at = grants.at;
-        let grants: HashMap<_, _> = grants
-            .value
-            .into_iter()
-            .map(|row| (row.id.clone(), row))
-            .collect();
-        for connection in &stored {
-            let grant = connection.grant.as_ref().map(|grant| Stamped {
-                value: grants.get(grant).cloned(),
-                at,
-            });
-            let key = &connection.key;
-            let Some(connector) = state.vault.catalogue().find(key.service.as_str()) else {
-                continue;
-            };
-            let configured = configured(&key.service);
-            let api = &key.unified_api;
-            list.push(state.object(connector, api, Some(connection), grant.as_ref(), configured));
-        }
+    for it in stored.iter().filter(|_| added != Some(false)) {
+        let key = &it.connection.key;
+        let configured = configured(&key.service);
+        let (connection, grant) = (Some(&it.connection), it.grant.as_ref());
+        let parts = state.parts(
+            &it.connector,
+            &key.unified_api,
+            connection,
+            grant,
+            configured,
+        );
+        list.push(state.linked(parts, key, &asker));
     }
-    if added != Some(true) {
-        for connector in state.vault.catalogue().iter() {
-            let apis = connector
-                .unified_apis
-                .iter()
-                .filter(|api| filter.wants(api));
-            for unified_api in apis.filter(|_| configured(&connector.id)) {
-                let mut those = stored.iter().map(|connection| &connection.key);
-                if !those.any(|c| c.service == connector.id && *c.unified_api == **unified_api) {
-                    list.push(state.object(connector, unified_api, None, None, true));
-                }
+    let has = |connector: &Connector, api: &str| {
+        let mut keys = stored.iter().map(|it| &it.connection.key);
+        keys.any(|key| key.service == connector.id && *key.unified_api == *api)
+    };
+    for connector in state.vault.catalogue().iter() {
+        if added == Some(true) || !configured(&connector.id) {
+            continue;
+        }
+        for api in connector.unified_apis.iter().filter(|api| wants(api)) {
+            if has(connector, api) {
+                continue;
             }
+            let parts = state.parts(connector, api, None, None, true);
+            list.push(match &consumer {
+                Some(consumer) => {
+                    let (application, api) = (application.clone(), api.as_str());
+                    let service = connector.id.clone();
+                    let key = ConnectionKey::new(application, consumer.clone(), api, service);
+                    state.linked(parts, &key, &asker)
+                }
+                None => wire::connection(&parts),
+            });
         }
     }
     Ok(Json(envelope(list.into())))
 }
 
 /// `GET /vault/connections/{unified_api}/{service_id}`.
-pub(super) async fn get(At(key): At, State(state): State<ApiState>) -> Reply {
-    state.shown(&key).await
+pub(super) async fn get(At { key, asker }: At, State(state): State<ApiState>) -> Reply {
+    state.shown(&key, &asker).await
 }
 
 /// `PATCH /vault/connections/{unified_api}/{service_id}`: also makes it.
 pub(super) async fn update(
-    At(key): At,
+    At { key, asker }: At,
     State(state): State<ApiState>,
     Whole(body): Whole,
 ) -> Reply {
-    let body = read_json(&body)?;
+    let body = body::read(&body)?;
     refuse_what_is_not_kept(&body)?;
+    if asker.session.is_some() && body.get("metadata").is_some_and(|it| !it.is_null()) {
+        return Err(ApiError::forbidden(
+            "`metadata` is the application's own: no session writes it",
+        ));
+    }
     let patch = ConnectionPatch {
         enabled: match body.get("enabled") {
             None | Some(Value::Null) => None,
@@ -249,35 +419,47 @@ pub(super) async fn update(
             .map_err(ApiError::invalid)?
             .map(writable),
     };
+    if patch.enabled == Some(false) {
+        asker.may("disable")?;
+    }
     state.vault.update(&key, patch).await?;
-    state.shown(&key).await
+    state.shown(&key, &asker).await
 }
 
 /// `DELETE /vault/connections/{unified_api}/{service_id}`.
 pub(super) async fn delete(
-    At(key): At,
+    At { key, asker }: At,
     State(state): State<ApiState>,
 ) -> Result<StatusCode, ApiError> {
+    asker.may("delete")?;
     state.vault.delete(&key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /vault/connections/{unified_api}/{service_id}/import`.
 pub(super) async fn import(
-    At(key): At,
+    AtByKey(key): AtByKey,
     State(state): State<ApiState>,
     Whole(body): Whole,
 ) -> Reply {
     let mut import: Import = import::read(&body).map_err(ApiError::invalid)?;
     import.metadata = import.metadata.map(writable);
     state.vault.import(&key, import).await?;
-    state.shown(&key).await
+    let asker = Asker {
+        session: None,
+        origin: None,
+    };
+    state.shown(&key, &asker).await
 }
 
 /// `POST /vault/connections/{unified_api}/{service_id}/token`: makes sure that there is a live
 /// access token; for a connector that takes client credentials, also makes the connection.
-pub(super) async fn token(At(key): At, State(state): State<ApiState>, Whole(body): Whole) -> Reply {
-    read_json(&body)?;
+pub(super) async fn token(
+    At { key, asker }: At,
+    State(state): State<ApiState>,
+    Whole(body): Whole,
+) -> Reply {
+    body::read(&body)?;
     let connector = state.vault.connector_of(&key)?;
     let stores = state.vault.store();
     let stored = stores.connection(&key).await.map_err(store)?;
@@ -291,17 +473,17 @@ pub(super) async fn token(At(key): At, State(state): State<ApiState>, Whole(body
     }
     // Says of others that they do not exist, or are not authorized.
     state.vault.token(&key).await?;
-    state.shown(&key).await
+    state.shown(&key, &asker).await
 }
 
 /// `POST /vault/connections/{unified_api}/{service_id}/validate`: forces one refresh. Calls at
 /// once share it.
 pub(super) async fn validate(
-    At(key): At,
+    AtByKey(key): AtByKey,
     State(state): State<ApiState>,
     Whole(body): Whole,
 ) -> Reply {
-    read_json(&body)?;
+    body::read(&body)?;
     let connector = state.vault.connector_of(&key)?;
     match state.vault.validate(&key).await {
         // Nothing to refresh with: it is callable as long as its token lives.
@@ -338,20 +520,4 @@ fn refuse_what_is_not_kept(body: &Value) -> Result<(), ApiError> {
 fn writable(mut metadata: Map<String, Value>) -> Map<String, Value> {
     metadata.remove(wire::COMPANY_ID);
     metadata
-}
-
-/// A body that may be empty: the SDKs send nothing where the specification shows `{}`.
-fn read_json(body: &Bytes) -> Result<Value, ApiError> {
-    if body.trim_ascii().is_empty() {
-        return Ok(Value::Object(serde_json::Map::new()));
-    }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
-        Ok(_) => Err(ApiError::invalid("the body must be a JSON object")),
-        Err(error) => Err(ApiError::invalid(format!(
-            "the body is not JSON: line {}, column {}",
-            error.line(),
-            error.column()
-        ))),
-    }
 }

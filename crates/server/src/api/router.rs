@@ -6,7 +6,7 @@ use axum::{
     Router,
     extract::{FromRef, FromRequest, Request},
     handler::Handler,
-    middleware::map_response,
+    middleware::{from_fn, map_response},
     response::Response,
     routing::{MethodFilter, on},
 };
@@ -15,8 +15,12 @@ use http::{StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokenward::Vault;
 
-use super::{ApiError, connections};
-use crate::front::caller::{Authenticated, Keys};
+use super::{ApiError, connections, connectors, consumers, cors::cors, icons, sessions};
+use crate::{
+    config::public_url::PublicUrl,
+    connect::{link::Links, session::Sessions},
+    front::caller::{Authenticated, Caller, Keys, Visitor},
+};
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -25,11 +29,29 @@ pub struct ApiState {
     pub vault: Vault,
     /// Its keys.
     pub keys: Keys,
+    /// Its customers' sessions.
+    pub sessions: Sessions,
+    /// Links that begin a login; `None`: nothing answers them yet.
+    pub links: Option<Links>,
+    /// What our URLs are made from.
+    pub public: PublicUrl,
 }
 
 impl FromRef<ApiState> for Keys {
     fn from_ref(state: &ApiState) -> Self {
         state.keys.clone()
+    }
+}
+
+impl FromRef<ApiState> for Sessions {
+    fn from_ref(state: &ApiState) -> Self {
+        state.sessions.clone()
+    }
+}
+
+impl FromRef<ApiState> for Vault {
+    fn from_ref(state: &ApiState) -> Self {
+        state.vault.clone()
     }
 }
 
@@ -52,6 +74,49 @@ impl Routes {
     {
         Self(self.0.route(path, on(method, handler)))
     }
+
+    /// What Apideck's unified APIs need. A customer's browser may ask for some of it.
+    fn not_offered(mut self) -> Self {
+        let (get, post) = (MethodFilter::GET, MethodFilter::POST);
+        for verb in ["schema", "example", "custom-fields", "custom-mappings"] {
+            let path =
+                format!("/vault/connections/{{unified_api}}/{{service_id}}/{{resource}}/{verb}");
+            self = self.on(get, &path, not_offered_here);
+        }
+        let mappings = "/vault/custom-mappings/{unified_api}/{service_id}";
+        let mapping = format!("{mappings}/{{target_field_id}}");
+        self = self.on(get, mappings, not_offered_here);
+        let all = get
+            .or(post)
+            .or(MethodFilter::PATCH)
+            .or(MethodFilter::DELETE);
+        self = self.on(all, &mapping, not_offered_here);
+        for path in [
+            "/connector/connectors/{id}/docs/{doc_id}",
+            "/connector/connectors/{id}/resources/{resource_id}",
+            "/connector/connectors/{id}/resources/{resource_id}/unified_api/{api_id}/schema",
+            "/connector/connectors/{id}/resources/{resource_id}/unified_api/{api_id}/example",
+            "/connector/apis/{id}/resources/{resource_id}",
+            "/connector/apis/{id}/resources/{resource_id}/coverage",
+        ] {
+            self = self.on(get, path, not_offered);
+        }
+        for path in [
+            "/webhook/webhooks/{id}/execute/{service_id}",
+            "/webhook/webhooks/{id}/x/{service_id}",
+        ] {
+            self = self.on(post, path, not_offered);
+        }
+        self.on(get.or(post), "/webhook/w/{id}/{service_id}", not_offered)
+    }
+}
+
+async fn not_offered(_: Caller) -> ApiError {
+    ApiError::not_offered()
+}
+
+async fn not_offered_here(_: Visitor) -> ApiError {
+    ApiError::not_offered()
 }
 
 /// All routes.
@@ -59,18 +124,34 @@ pub fn router(state: ApiState) -> Router {
     let place = "/vault/connections/{unified_api}/{service_id}";
     let below = |verb: &str| format!("{place}/{verb}");
     let (get, post) = (MethodFilter::GET, MethodFilter::POST);
+    let (patch, delete) = (MethodFilter::PATCH, MethodFilter::DELETE);
+    let consumer = "/vault/consumers/{consumer_id}";
     Routes(Router::new())
         .on(get, "/vault/connections", connections::list)
         .on(get, place, connections::get)
-        .on(MethodFilter::PATCH, place, connections::update)
-        .on(MethodFilter::DELETE, place, connections::delete)
+        .on(patch, place, connections::update)
+        .on(delete, place, connections::delete)
         .on(post, &below("import"), connections::import)
         .on(post, &below("token"), connections::token)
         .on(post, &below("validate"), connections::validate)
+        .on(post, "/vault/sessions", sessions::create)
+        .on(post, "/vault/consumers", consumers::create)
+        .on(get, "/vault/consumers", consumers::list)
+        .on(get, consumer, consumers::get)
+        .on(patch, consumer, consumers::update)
+        .on(delete, consumer, consumers::delete)
+        .on(get, "/connector/connectors", connectors::list)
+        .on(get, "/connector/connectors/{id}", connectors::get)
+        .on(get, "/connector/apis", connectors::apis)
+        .on(get, "/connector/apis/{id}", connectors::api)
+        .not_offered()
         .0
+        // Pages show it: it is for everybody.
+        .route("/vault/icons/{file}", on(get, icons::get))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(map_response(in_the_wire_format))
+        .layer(from_fn(cors))
         .with_state(state)
 }
 

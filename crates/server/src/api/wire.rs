@@ -2,11 +2,15 @@
 
 use serde_json::{Map, Value, json};
 use tokenward::{
-    connector::{Connector, GrantType},
+    ConnectorId, ConsumerId,
+    connector::{Connector, GrantType, Setting, SettingKind},
     refresh::ledger::{GrantRow, Standing},
-    store::Connection,
+    store::{Connection, Consumer},
+    time::StoreTime,
     vault::state::{Health, State},
 };
+
+use crate::config::public_url::PublicUrl;
 
 /// In a connection's metadata, and read-only: which company at the provider it is for.
 pub(super) const COMPANY_ID: &str = "company_id";
@@ -31,6 +35,77 @@ pub(super) struct Parts<'a> {
     pub(super) stands: (State, Health),
     /// Whether the application has an OAuth client for the connector.
     pub(super) configured: bool,
+    pub(super) public: &'a PublicUrl,
+    /// Where a login is begun, and where it is ended.
+    pub(super) authorize_url: Option<String>,
+    pub(super) revoke_url: Option<String>,
+}
+
+impl Parts<'_> {
+    /// When the last refresh failed, if it is failing.
+    fn failed_at(&self) -> Option<i64> {
+        self.grant.and_then(|grant| match &grant.standing {
+            Standing::Dead { at, .. } => Some(at.0),
+            Standing::Live => grant.trouble.as_ref().map(|trouble| trouble.since.0),
+        })
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        let Some(connection) = self.connection else {
+            return Map::new();
+        };
+        let mut metadata = connection.metadata.clone();
+        if let Some(tenant) = connection.settings.get(TENANT_ID) {
+            metadata.insert(COMPANY_ID.to_owned(), tenant.clone());
+        }
+        metadata
+    }
+
+    fn settings(&self) -> Map<String, Value> {
+        let connection = self.connection;
+        connection.map(|it| it.settings.clone()).unwrap_or_default()
+    }
+}
+
+/// How Apideck's component draws a setting; what it does not know, it draws without an input.
+pub(super) fn field_type(setting: &Setting) -> &'static str {
+    match setting.kind {
+        SettingKind::Boolean => "select",
+        _ if !setting.options.is_empty() => "select",
+        SettingKind::Text | SettingKind::Number | SettingKind::Host => "text",
+    }
+}
+
+pub(super) fn grant_type(connector: &Connector) -> &'static str {
+    match connector.token.grant_types.first() {
+        Some(GrantType::ClientCredentials) => "client_credentials",
+        _ => "authorization_code",
+    }
+}
+
+/// The URL of a connector's picture.
+pub(super) fn icon(public: &PublicUrl, connector: &ConnectorId) -> String {
+    public.at(&format!("/vault/icons/{connector}.svg"))
+}
+
+fn form_field(id: &str, setting: &Setting, value: Option<&Value>) -> Value {
+    let option = |value: &str, label: &str| json!({ "label": label, "value": value, "option_type": "simple" });
+    let options: Vec<Value> = match setting.kind {
+        SettingKind::Boolean => vec![option("true", "Yes"), option("false", "No")],
+        _ => setting.options.iter().map(|it| option(it, it)).collect(),
+    };
+    // A form begins with it: never nothing. Settings are text, whatever type a client has sent.
+    let value = match value {
+        None | Some(Value::Null) => setting.default.clone().unwrap_or_default(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    json!({
+        "id": id, "label": setting.label, "type": field_type(setting), "value": value, "mask": false,
+        "placeholder": setting.default, "description": null, "required": setting.required, "custom_field": false,
+        "allow_custom_values": false, "disabled": false, "hidden": false, "deprecated": false, "sensitive": false,
+        "prefix": null, "suffix": null, "options": options,
+    })
 }
 
 /// A connection object.
@@ -39,58 +114,35 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         connector,
         unified_api,
         connection,
-        grant,
         stands: (state, health),
         configured,
-    } = *parts;
-    let settings = connection
-        .map(|connection| connection.settings.clone())
-        .unwrap_or_default();
-    let form_fields: Vec<Value> = connector
-        .settings
-        .iter()
-        .map(|(id, setting)| {
-            let mut field = json!({
-                "id": id, "label": setting.label, "type": "text", "placeholder": setting.default, "description": null,
-                "required": setting.required, "custom_field": false, "allow_custom_values": false, "disabled": false,
-                "hidden": false, "deprecated": false, "sensitive": false, "prefix": null, "suffix": null, "options": [],
-                "mask": false,
-            });
-            if let Some(value) = settings.get(id) {
-                field["value"] = value.clone();
-            }
-            field
-        })
+        public,
+        ..
+    } = parts;
+    let settings = parts.settings();
+    let fields = connector.settings.iter();
+    let form_fields: Vec<Value> = fields
+        .map(|(id, setting)| form_field(id, setting, settings.get(id)))
         .collect();
-    let grant_type = match connector.token.grant_types.first() {
-        Some(GrantType::ClientCredentials) => "client_credentials",
-        _ => "authorization_code",
-    };
-    let failed_at = grant.and_then(|grant| match &grant.standing {
-        Standing::Dead { at, .. } => Some(at.0),
-        Standing::Live => grant.trouble.as_ref().map(|trouble| trouble.since.0),
-    });
-    let mut metadata = connection
-        .map(|connection| connection.metadata.clone())
-        .unwrap_or_default();
-    if let Some(tenant) = settings.get(TENANT_ID) {
-        metadata.insert(COMPANY_ID.to_owned(), tenant.clone());
-    }
     let mut object = json!({
         "id": format!("{unified_api}+{}", connector.id),
         "service_id": connector.id,
         "unified_api": unified_api,
         "name": connector.name,
         "tag_line": connector.description.as_deref().unwrap_or_default(),
+        "icon": icon(public, &connector.id),
+        "logo": icon(public, &connector.id),
         "state": state.as_str(),
         "health": health.as_str(),
-        "integration_state": if configured { "configured" } else { "needs_configuration" },
+        "integration_state": if *configured { "configured" } else { "needs_configuration" },
         "auth_type": "oauth2",
-        "oauth_grant_type": grant_type,
+        "oauth_grant_type": grant_type(connector),
         "status": "live",
         "enabled": connection.is_some_and(|connection| connection.enabled),
+        "authorize_url": parts.authorize_url,
+        "revoke_url": parts.revoke_url,
         "settings": settings,
-        "metadata": metadata,
+        "metadata": parts.metadata(),
         "form_fields": form_fields,
         "configuration": [],
         "configurable_resources": [],
@@ -105,13 +157,58 @@ pub(super) fn connection(parts: &Parts<'_>) -> Value {
         "consent_state": "implicit",
         "consents": [],
         "credentials_expire_at": 0,
-        "last_refresh_failed_at": failed_at.unwrap_or(0),
+        "last_refresh_failed_at": parts.failed_at().unwrap_or(0),
         "last_downstream_error_at": 0,
     });
     if let Some(connection) = connection {
         object["created_at"] = connection.created_at.0.into();
         object["updated_at"] = connection.updated_at.0.into();
     }
+    if let Some(website) = &connector.website {
+        object["website"] = website.as_str().into();
+    }
+    object
+}
+
+/// A consumer object. What else a consumer has depends on who asks.
+pub(super) fn consumer(consumer: &Consumer, services: &[&str]) -> Value {
+    json!({
+        "consumer_id": consumer.id,
+        "application_id": consumer.application,
+        "metadata": consumer.metadata,
+        "services": services,
+        "created": consumer.created_at.to_string(),
+        "modified": consumer.modified_at.to_string(),
+    })
+}
+
+/// A connection within a consumer: unlike by itself, with times as text.
+pub(super) fn consumer_connection(parts: &Parts<'_>, consumer: &ConsumerId) -> Value {
+    let connector = parts.connector;
+    let icon = icon(parts.public, &connector.id);
+    let (state, health) = &parts.stands;
+    let time = |at: Option<i64>| at.map(|at| StoreTime(at).to_string());
+    let connection = parts.connection;
+    let mut object = json!({
+        "id": format!("{}+{}", parts.unified_api, connector.id),
+        "name": connector.name,
+        "icon": icon,
+        "logo": icon,
+        "tag_line": connector.description.as_deref().unwrap_or_default(),
+        "service_id": connector.id,
+        "unified_api": parts.unified_api,
+        "consumer_id": consumer,
+        "auth_type": "oauth2",
+        "enabled": connection.is_some_and(|it| it.enabled),
+        "settings": parts.settings(),
+        "metadata": parts.metadata(),
+        "created_at": time(connection.map(|it| it.created_at.0)),
+        "updated_at": time(connection.map(|it| it.updated_at.0)),
+        "state": state.as_str(),
+        "health": health.as_str(),
+        "credentials_expire_at": null,
+        "last_refresh_failed_at": time(parts.failed_at()),
+    });
     if let Some(website) = &connector.website {
         object["website"] = website.as_str().into();
     }

@@ -4,13 +4,17 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duratio
 
 use anyhow::Context as _;
 use clap::Args;
-use tokenward::{Vault, VaultConfig};
+use tokenward::{Vault, VaultConfig, vault::VaultSecret};
 use tokio::net::TcpListener;
 
 use super::{reload::Reload, signals::ServerSignals};
 use crate::{
     api::{ApiState, router},
-    config::open::{Opened, VaultOptions},
+    config::{
+        open::{Opened, VaultOptions},
+        public_url::PublicUrl,
+    },
+    connect::session::Sessions,
     front::{
         caller::Keys,
         ops::{self, Ops, OpsListen},
@@ -44,6 +48,10 @@ pub(crate) struct ServeOptions {
         value_name = "ADDRESS"
     )]
     pub ops_listen: OpsListen,
+    /// Where browsers and applications reach this server; URLs that are handed out are made from it
+    /// [default: the address that is listened on]
+    #[arg(long, env = "TOKENWARD_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<PublicUrl>,
     #[command(flatten)]
     pub tls: TlsOptions,
     /// Write a line of JSON for each request to /proxy to this file, or `-` for standard output
@@ -166,6 +174,11 @@ pub(crate) async fn serve(
     connector.prepare();
     vault.start_upkeep();
 
+    let public = match &options.public_url {
+        Some(url) => url.clone(),
+        None => PublicUrl::of_listener(tls.is_some(), listeners.public.local_addr()?),
+    };
+    let sessions = Sessions::new(&*vault.secret(VaultSecret::Sessions).await?);
     let api_keys = Keys::new(vault.store().clone(), vault.clock().clone());
     let rules = connector.rules().clone();
     let gateway_config = GatewayConfig {
@@ -187,6 +200,9 @@ pub(crate) async fn serve(
         api: router(ApiState {
             vault: vault.clone(),
             keys: api_keys,
+            sessions,
+            links: None,
+            public,
         }),
         vault: vault.clone(),
         ids: Arc::default(),

@@ -4,3 +4,4 @@ pub mod egress;
 mod keys;
 pub mod open;
 pub mod place;
+pub mod public_url;

@@ -100,6 +100,10 @@ impl ApiError {
         Self::bad_header(&format!("Missing Header: {name}"))
     }
 
+    pub(crate) fn missing_consumer() -> Self {
+        Self::missing_header("x-apideck-consumer-id")
+    }
+
     /// A header that decides something was given more than once.
     pub(crate) fn header_twice(name: &str) -> Self {
         Self::bad_header(&format!("{name} is given more than once"))
@@ -138,6 +142,52 @@ impl ApiError {
             "EntityNotFoundError",
             "Connection not found",
             detail.into(),
+        )
+    }
+
+    /// Something of this kind is not there.
+    pub(crate) fn unknown(kind: &str, detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "EntityNotFoundError",
+            &format!("Unknown {kind}"),
+            detail.into(),
+        )
+    }
+
+    /// Who asks is known, and may not.
+    pub(crate) fn forbidden(detail: &str) -> Self {
+        let status = StatusCode::FORBIDDEN;
+        Self::new(status, "ForbiddenError", "Not allowed", detail)
+    }
+
+    /// Apideck has it, this server does not.
+    pub(crate) fn not_offered() -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "MappingError",
+            "Not offered by this server",
+            "This operation of Apideck's API belongs to its unified APIs; this server connects accounts and passes \
+             requests on",
+        )
+        .with(Remedy::Request)
+    }
+
+    pub(crate) fn bad_cursor() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "InvalidCursorError",
+            "Invalid Cursor",
+            "`cursor` is none that this list has given out",
+        )
+    }
+
+    pub(crate) fn unknown_filter(name: &str, known: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "UnsupportedFiltersError",
+            "Unsupported Filter",
+            format!("There is no filter `{name}`, but: {known}"),
         )
     }
 
@@ -404,6 +454,7 @@ impl From<AdminError> for ApiError {
                 text,
             ),
             AdminError::UnknownConnection(_) => Self::not_found(text),
+            AdminError::UnknownConsumer(_) => Self::unknown("Consumer", text),
             AdminError::Conflict | AdminError::ReplacedToken { .. } => {
                 Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", text)
                     .with(Remedy::Retry)

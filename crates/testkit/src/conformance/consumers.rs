@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use tokenward::{
+    ConnectionKey,
     store::{
         ApplicationSettings, ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Store,
         Theme,
@@ -106,6 +107,18 @@ pub async fn a_connection_makes_its_consumer(subject: Subject) {
         .link(&key("linked"), &"g".into(), patch())
         .await
         .expect("link");
+    let other = ConnectionKey::new(APPLICATION, "known", "crm", "aaa");
+    store.save_connection(&other, patch()).await.expect("save");
+    let (app, asked) = (APPLICATION.into(), ["linked".into(), "known".into()]);
+    let services = store.consumer_services(&app, &asked).await.expect("read");
+    let services: Vec<_> = services
+        .iter()
+        .map(|(consumer, service)| (consumer.as_str(), service.as_str()))
+        .collect();
+    assert_eq!(
+        services,
+        [("known", "aaa"), ("known", SERVICE), ("linked", SERVICE)]
+    );
     let all = ["authorized", "known", "linked", "patched"];
     assert_eq!(ids(store, ConsumerFilter::default()).await, all);
     let connection = store.connection(&key("patched")).await.expect("read");

@@ -2,6 +2,7 @@
 //! of its body is read.
 
 mod keys;
+mod session;
 
 use std::borrow::Cow;
 
@@ -14,6 +15,7 @@ use tokenward::{
 };
 
 pub use self::keys::Keys;
+pub(crate) use self::session::Visitor;
 use super::error::ApiError;
 
 const APP_ID: &str = "x-apideck-app-id";
@@ -67,6 +69,11 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let headers = &parts.headers;
+        if session::is_announced(headers)? {
+            return Err(ApiError::unauthorized(
+                "A session opens its consumer's connections only; this takes an API key",
+            ));
+        }
         let key = only(headers, AUTHORIZATION.as_str())?;
         let named = text(headers, APP_ID)?;
         let keys = Keys::from_ref(state);
@@ -110,6 +117,23 @@ pub(crate) fn consumer_id(text: &str) -> Result<ConsumerId, ApiError> {
         return Err(ApiError::bad_header(&format!(
             "{CONSUMER_ID} has {} bytes; {LONGEST_CONSUMER} are allowed",
             text.len()
+        )));
+    }
+    Ok(text.into())
+}
+
+/// A consumer's id that is given otherwise than in a header: one that a header could not name is none.
+///
+/// # Errors
+///
+/// 400 if it is empty, too long, or nothing that a header can say.
+pub(crate) fn consumer_name(text: &str) -> Result<ConsumerId, ApiError> {
+    let sayable = text_of(text.as_bytes()).is_some_and(|said| said == text)
+        && !text.chars().any(|c| c.is_ascii_control());
+    if !sayable || text.len() > LONGEST_CONSUMER {
+        return Err(ApiError::invalid(format!(
+            "`consumer_id` must be text of 1 to {LONGEST_CONSUMER} bytes, without control characters and without \
+             white space around it"
         )));
     }
     Ok(text.into())
