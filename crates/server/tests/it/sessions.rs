@@ -71,6 +71,7 @@ async fn a_session_is_made_with_what_the_application_has_settled() {
     );
 
     let url = "https://app.example.test/back?a=1";
+    let other = "https://app.example.test/other";
     let body = json!({
         "consumer_metadata": { "user_name": "Kim", "email": null },
         "redirect_uri": url,
@@ -112,6 +113,8 @@ async fn a_session_is_made_with_what_the_application_has_settled() {
         APP,
         "--redirect-url",
         url,
+        "--redirect-url",
+        other,
         "--default-redirect-url",
         url,
         "--vault-name",
@@ -121,7 +124,7 @@ async fn a_session_is_made_with_what_the_application_has_settled() {
     let settings = vault.json(&args)["settings"].take();
     assert_eq!(
         (&settings["redirect_urls"], &settings["theme"]["vault_name"]),
-        (&json!([url]), &json!("The Shop"))
+        (&json!([url, other]), &json!("The Shop"))
     );
     let settled = claims(&session(&server, "{}").await);
     assert_eq!(
