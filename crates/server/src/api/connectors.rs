@@ -69,7 +69,7 @@ pub(super) async fn list(_: Caller, State(state): State<ApiState>, listing: List
         )
     });
     let page = listing.page_of("connectors", all)?;
-    Ok(Json(listing.envelope(&state, "connectors", page)))
+    Ok(Json(listing.envelope(&state, "connectors", &page)))
 }
 
 /// `GET /connector/connectors/{id}`.
@@ -86,7 +86,7 @@ pub(super) async fn apis(_: Caller, State(state): State<ApiState>, listing: List
     let all = apis_of(&state).into_iter();
     let all = all.filter(|_| status.as_ref().is_none_or(|status| status == "live"));
     let page = listing.page_of("apis", all)?;
-    Ok(Json(listing.envelope(&state, "apis", page)))
+    Ok(Json(listing.envelope(&state, "apis", &page)))
 }
 
 /// `GET /connector/apis/{id}`.

@@ -126,7 +126,7 @@ pub(super) async fn list(caller: Caller, State(state): State<ApiState>, listing:
         entries: entries.collect(),
         next: ids.last().filter(|_| more).map(ToString::to_string),
     };
-    Ok(Json(listing.envelope(&state, LIST, page)))
+    Ok(Json(listing.envelope(&state, LIST, &page)))
 }
 
 /// `GET /vault/consumers/{consumer_id}`.

@@ -145,7 +145,7 @@ impl Listing {
     }
 
     /// The answer.
-    pub(super) fn envelope(&self, state: &ApiState, list: &str, page: Page) -> Value {
+    pub(super) fn envelope(&self, state: &ApiState, list: &str, page: &Page) -> Value {
         let cursor = |last: &str| URL_SAFE_NO_PAD.encode(format!("{list}:{last}"));
         let current = self.cursor.clone().unwrap_or_else(|| cursor(""));
         let next = page.next.as_deref().map(cursor);

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::scene::*;
 
-fn map(value: Value) -> Option<Map<String, Value>> {
+fn map(value: &Value) -> Option<Map<String, Value>> {
     value.as_object().cloned()
 }
 
@@ -41,13 +41,13 @@ pub async fn consumers_round_trip(subject: Subject) {
     assert!(new.metadata.is_empty());
     assert!(new.created_at > StoreTime(0) && new.modified_at == new.created_at);
 
-    let said = map(json!({ "email": "a@example.test", "seats": 3 }));
+    let said = map(&json!({ "email": "a@example.test", "seats": 3 }));
     let changed = store.save_consumer(&app, &id, said).await.expect("save");
-    let more = map(json!({ "seats": null, "user_name": "Ü" }));
+    let more = map(&json!({ "seats": null, "user_name": "Ü" }));
     let merged = store.save_consumer(&app, &id, more).await.expect("save");
     assert_eq!(
         Some(merged.metadata.clone()),
-        map(json!({ "email": "a@example.test", "user_name": "Ü" }))
+        map(&json!({ "email": "a@example.test", "user_name": "Ü" }))
     );
     assert_eq!(merged.created_at, new.created_at);
     assert!(merged.modified_at >= changed.modified_at);
@@ -86,7 +86,7 @@ pub async fn concurrent_metadata_is_all_merged(subject: Subject) {
 /// Whatever makes a connection makes its consumer, and leaves one that is there alone.
 pub async fn a_connection_makes_its_consumer(subject: Subject) {
     let store = &*subject.store;
-    let metadata = map(json!({ "email": "a@example.test" }));
+    let metadata = map(&json!({ "email": "a@example.test" }));
     let known = store
         .save_consumer(&APPLICATION.into(), &"known".into(), metadata)
         .await
@@ -150,16 +150,16 @@ pub async fn no_connection_outlives_its_consumer(subject: Subject) {
         let (here, there) = (subject.store.clone(), subject.store.clone());
         made(&*here, &name).await;
         let (place, id) = (key(&name), name.as_str().into());
-        let connecting = tokio::spawn(async move {
+        let mut both = JoinSet::new();
+        both.spawn(async move {
             let patch = ConnectionPatch::default();
             here.save_connection(&place, patch).await.expect("save");
         });
-        let deleting = tokio::spawn(async move {
+        both.spawn(async move {
             let deleted = there.delete_consumer(&APPLICATION.into(), &id).await;
-            deleted.expect("delete")
+            deleted.expect("delete");
         });
-        connecting.await.expect("it ends");
-        deleting.await.expect("it ends");
+        both.join_all().await;
         assert_eq!(
             ids(&*subject.store, ConsumerFilter::default()).await.len(),
             round + 1
