@@ -49,7 +49,8 @@ for (const id of ["cust:2", "cust:3"]) {
   );
 }
 said.pages = await pages(vault.consumers.list({ limit: 2 }));
-said.filtered = await pages(vault.consumers.list({ filter: { consumerId: "cust:1" } }));
+// The strict SDK knows no such filter, and leaves it out.
+if (!strict) said.filtered = await pages(vault.consumers.list({ filter: { consumerId: "cust:1" } }));
 const got = (await vault.consumers.get({ consumerId: "cust:1/ä" })).getConsumerResponse;
 said.got = [got.data.consumerId, got.data.created instanceof Date || typeof got.data.created, got.data.connections.length];
 const own = (await vault.consumers.get({ consumerId: CONSUMER })).getConsumerResponse.data;

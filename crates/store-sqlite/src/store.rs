@@ -15,6 +15,7 @@ use tokenward::{
         Consumers, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
         UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
     },
+    time::StoreTime,
 };
 
 use crate::{
@@ -320,6 +321,12 @@ impl Consumers for SqliteStore {
         id: &ConsumerId,
         metadata: Option<Map<String, Value>>,
     ) -> StoreResult<Consumer> {
+        // Most are there already, as they are meant to be: nobody waits for the writer.
+        if let Some(mut present) = self.consumer(application, id).await?
+            && !present.merge(metadata.clone().unwrap_or_default(), StoreTime(0))
+        {
+            return Ok(present);
+        }
         let (application, id) = (application.clone(), id.clone());
         self.write(move |db| consumers::merge(db, application, id, metadata))
             .await
