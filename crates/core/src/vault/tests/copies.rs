@@ -38,6 +38,7 @@ async fn a_read_that_lags_takes_nothing_back() {
     inner
         .adopt(&resolved.grant, &row, lagging.at, asked)
         .unwrap();
+    assert_eq!(resolved.grant.snapshot().version, 2);
     assert_eq!(world.token().await.unwrap(), "at-2");
 }
 

@@ -421,6 +421,8 @@ async fn grants_that_are_refused_one_by_one_do_not_hold_up_the_others() {
         ..world.parts()
     };
     let vault = Vault::open(parts).await.unwrap();
+    // What is refreshed because it has run out asks the gate; a person's `validate` does not wait.
+    world.pass(700).await;
     for number in 0..12 {
         let key = ConnectionKey::new("app", format!("cust-{number}"), "crm", "acme");
         world.import(&key, &format!("broken-{number}")).await;
@@ -430,7 +432,7 @@ async fn grants_that_are_refused_one_by_one_do_not_hold_up_the_others() {
         ));
     }
     let before = world.clock.now();
-    assert!(vault.validate(&world.key).await.is_ok());
+    assert!(vault.token(&world.key).await.is_ok());
     assert_eq!(before.until(world.clock.now()), Duration::ZERO);
 }
 
