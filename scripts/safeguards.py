@@ -243,13 +243,18 @@ def take_away(entry, targets, copy, useless):
 
 def chosen(entry, options):
     crates = {edit["file"].split("/")[1] for edit in entry["edit"]}
-    return (not options.row or entry["row"] in options.row) and (not options.crate or crates & set(options.crate))
+    return (
+        (not options.row or entry["row"] in options.row)
+        and (not options.crate or crates & set(options.crate))
+        and (not options.target or entry["caught_by"].keys() & set(options.target))
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--row", type=int, action="append", help="only this row (may be repeated)")
     parser.add_argument("--crate", action="append", help="only what edits this folder of crates/ (may be repeated)")
+    parser.add_argument("--target", action="append", help="only what tests of this target catch (may be repeated)")
     parser.add_argument("--anew", action="store_true", help="also what was caught before, of the same source")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args()
