@@ -207,7 +207,10 @@ async fn the_first_success_after_an_outage_ends_the_pauses_of_all_grants_of_the_
     let tasks = TaskTracker::new();
     let ask = |key: &ConnectionKey| {
         let (vault, key) = (vault.clone(), key.clone());
-        tasks.spawn(async move { vault.token(&key).await.map(|token| token.version()) })
+        tasks.spawn(async move {
+            let token = vault.token(&key).await;
+            token.map(|token| (token.version(), vault.clock().now()))
+        })
     };
     // Two minutes of outage, in which somebody asks all the time.
     let outage = world.clock.now();
@@ -218,9 +221,15 @@ async fn the_first_success_after_an_outage_ends_the_pauses_of_all_grants_of_the_
     }
     provider.away.store(false, Ordering::SeqCst);
     let begun = world.clock.now();
+    let mut came = Vec::new();
     for answer in keys.iter().map(ask).collect::<Vec<_>>() {
-        assert_eq!(answer.await.unwrap().unwrap(), 2);
+        let (version, at) = answer.await.unwrap().unwrap();
+        assert_eq!(version, 2);
+        came.push(at);
     }
+    // The first whose pause is over finds out, and nobody else waits for the end of his own.
+    let (first, last) = (came.iter().min().unwrap(), came.iter().max().unwrap());
+    assert!(first.until(*last) <= Duration::from_secs(1), "{came:?}");
     let took = begun.until(world.clock.now());
     assert!(took <= outage.until(begun) / 3, "{took:?}");
 }

@@ -145,9 +145,12 @@ async fn what_is_in_the_spool_serves_all_callers_of_its_process_through_an_outag
     world.pass(700).await;
     world.provider.store_dies.store(true, Ordering::SeqCst);
     for _ in 0..10 {
+        let asked = world.clock.now();
         for token in tokens_at_once(&world.vault, &world.key, 5).await {
             assert_eq!(token.unwrap().secret().expose(), "at-2");
         }
+        // Nobody waits for the store, not even those who wait for the refresh itself.
+        assert!(asked.until(world.clock.now()) < Duration::from_secs(1));
         world.pass(3).await;
     }
     // A forced refresh needs the store: it is not given what was granted before it asked.
