@@ -75,9 +75,18 @@ impl Routes {
         Self(self.0.route(path, on(method, handler)))
     }
 
-    /// What Apideck's unified APIs need. A customer's browser may ask for some of it.
+    /// What Apideck has and this server does not: an answer that says so, and that its SDKs do not ask for again
+    /// and again. A customer's browser may ask for some of it.
     fn not_offered(mut self) -> Self {
         let (get, post) = (MethodFilter::GET, MethodFilter::POST);
+        let place = "/vault/connections/{unified_api}/{service_id}";
+        for path in [
+            format!("{place}/consent"),
+            format!("{place}/{{resource}}/config"),
+        ] {
+            self = self.on(get.or(MethodFilter::PATCH), &path, not_offered_here);
+        }
+        self = self.on(get, "/vault/logs", not_offered_here);
         for verb in ["schema", "example", "custom-fields", "custom-mappings"] {
             let path =
                 format!("/vault/connections/{{unified_api}}/{{service_id}}/{{resource}}/{verb}");
@@ -98,16 +107,22 @@ impl Routes {
             "/connector/connectors/{id}/resources/{resource_id}/unified_api/{api_id}/example",
             "/connector/apis/{id}/resources/{resource_id}",
             "/connector/apis/{id}/resources/{resource_id}/coverage",
+            "/vault/consumers/{consumer_id}/stats",
+            "/webhook/logs",
         ] {
             self = self.on(get, path, not_offered);
         }
         for path in [
+            "/vault/connections/{unified_api}/{service_id}/migrate",
             "/webhook/webhooks/{id}/execute/{service_id}",
             "/webhook/webhooks/{id}/x/{service_id}",
         ] {
             self = self.on(post, path, not_offered);
         }
-        self.on(get.or(post), "/webhook/w/{id}/{service_id}", not_offered)
+        let all = get.or(MethodFilter::PATCH).or(MethodFilter::DELETE);
+        self.on(get.or(post), "/webhook/webhooks", not_offered)
+            .on(all, "/webhook/webhooks/{id}", not_offered)
+            .on(get.or(post), "/webhook/w/{id}/{service_id}", not_offered)
     }
 }
 

@@ -133,6 +133,13 @@ async fn update(store: &dyn Store, options: &UpdateOptions) -> anyhow::Result<Ap
         let (id, read) = (&application.id, &application.settings);
         if store.replace_settings(id, read, settings.clone()).await? {
             application.settings = settings;
+            if application.settings.redirect_urls.is_empty()
+                && !options.remove_redirect_url.is_empty()
+            {
+                eprintln!(
+                    "no redirect URL is registered any more: browsers may be sent to any `http` or `https` URL"
+                );
+            }
             return Ok(application);
         }
     }

@@ -167,8 +167,7 @@ impl ApiError {
             StatusCode::NOT_IMPLEMENTED,
             "MappingError",
             "Not offered by this server",
-            "This operation of Apideck's API belongs to its unified APIs; this server connects accounts and passes \
-             requests on",
+            "This operation of Apideck's API is none of this server's, which connects accounts and passes requests on",
         )
         .with(Remedy::Request)
     }

@@ -291,6 +291,13 @@ async fn connectors_and_apis_are_listed() {
         "/vault/connections/crm/x/contacts/schema",
         "/vault/custom-mappings/crm/x/y",
         "/connector/connectors/xero/docs/a",
+        "/vault/consumers/acme/stats",
+        "/vault/connections/crm/x/consent",
+        "/vault/connections/crm/x/contacts/config",
+        "/vault/logs",
+        "/webhook/webhooks",
+        "/webhook/webhooks/1",
+        "/webhook/logs",
         "/connector/apis/crm/resources/contacts/coverage",
     ] {
         ask(&server, Method::GET, path, "")
