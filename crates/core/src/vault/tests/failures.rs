@@ -1,6 +1,7 @@
 //! A refresh that fails, and odd answers.
 
 use super::*;
+use crate::observe::Served;
 
 #[tokio::test(start_paused = true)]
 async fn a_token_of_unsaid_life_is_refreshed_by_the_connectors_assumption() {
@@ -579,4 +580,33 @@ async fn a_token_that_has_died_while_the_machine_slept_is_not_served() {
     assert_eq!(vault.token(&world.key).await.unwrap().version(), 1);
     *lock(&clock.1) = Duration::from_secs(3600);
     assert_eq!(vault.token(&world.key).await.unwrap().version(), 2);
+}
+
+/// Counts callers that got no token.
+#[derive(Debug, Default)]
+struct TurnedAway(AtomicUsize);
+
+impl Observer for TurnedAway {
+    fn observe(&self, signal: &Signal<'_>) {
+        if let Signal::Served(Served::Failed) = signal {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_turned_away_before_any_refresh_counts_too() {
+    let world = World::new("revokes").await;
+    let counted = Arc::new(TurnedAway::default());
+    let parts = VaultParts {
+        observer: counted.clone(),
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    vault.token(&world.key).await.unwrap();
+    world.pass(700).await;
+    assert!(vault.drain(Duration::from_secs(1)).await);
+    let error = vault.token(&world.key).await.unwrap_err();
+    assert_eq!(error, TokenError::ShuttingDown);
+    assert_eq!(counted.0.load(Ordering::SeqCst), 1);
 }

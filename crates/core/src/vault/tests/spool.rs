@@ -108,6 +108,36 @@ async fn an_answer_that_waits_for_the_store_comes_before_the_next_owners_request
     assert_eq!(world.provider.replays.load(Ordering::SeqCst), 0);
 }
 
+/// The same, while others change the grant's connections all the time.
+#[tokio::test(start_paused = true)]
+async fn word_of_changes_does_not_shorten_the_moment_that_the_last_owner_is_left() {
+    let world = World::new("revokes").await;
+    world.pass(700).await;
+    let other = world.other().await;
+    world.provider.store_dies.store(true, Ordering::SeqCst);
+    let changes = async {
+        world.pass(30).await;
+        for _ in 0..500 {
+            world.clock.sleep(Duration::from_millis(10)).await;
+            for (_, entry) in &other.inner.grants.pin() {
+                entry.changed.notify_waiters();
+            }
+        }
+    };
+    let (_, second, ()) = tokio::join!(
+        world.token(),
+        async {
+            world.pass(30).await;
+            world.store.set_down(false);
+            other.token(&world.key).await
+        },
+        changes
+    );
+    assert_eq!(second.unwrap().secret().expose(), "at-2");
+    assert_eq!(world.refreshes(), 1);
+    assert_eq!(world.provider.replays.load(Ordering::SeqCst), 0);
+}
+
 /// What a process leaves behind that is killed while the store neither takes the answer nor says so.
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_in_the_spool_soon_after_it_came_while_the_store_hangs() {

@@ -21,14 +21,7 @@ const MOST_IN_ALL: usize = 4096;
 
 /// Idle connections by origin. The lock is among the tasks of one worker, and so never waited for.
 #[derive(Clone, Default)]
-pub(super) struct Pool(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    shelf: Mutex<Shelf>,
-    /// Told when one more origin's protocol is known, or is not going to be.
-    news: Notify,
-}
+pub(super) struct Pool(Arc<Mutex<Shelf>>);
 
 #[derive(Default)]
 struct Shelf {
@@ -45,6 +38,8 @@ struct Idle {
     making: usize,
     /// The last connection that was kept was one that serves a request at a time.
     http1: bool,
+    /// Told when a [`Prospect::Unknown`] may have become another.
+    news: Arc<Notify>,
     /// The newest last, each with the time at which it came.
     wires: Vec<(Own, u64)>,
     /// With the time at which it was last used.
@@ -65,21 +60,19 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Shelf> {
-        self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts on one more request that will want a connection to an origin.
     pub(super) fn expect_one(&self, origin: &Arc<Origin>) -> Expected {
-        self.lock().of(origin).expected += 1;
+        let mut shelf = self.lock();
+        let idle = shelf.of(origin);
+        idle.expected += 1;
         Expected {
             pool: self.clone(),
             origin: origin.clone(),
+            news: idle.news.clone(),
         }
-    }
-
-    /// The next time that a [`Prospect::Unknown`] may have become another.
-    pub(super) fn news(&self) -> Notified<'_> {
-        self.0.news.notified()
     }
 
     /// A connection that is open, as far as is known.
@@ -155,6 +148,7 @@ impl Pool {
 pub(super) struct Expected {
     pool: Pool,
     origin: Arc<Origin>,
+    news: Arc<Notify>,
 }
 
 /// What requests that wait have to look forward to.
@@ -168,6 +162,11 @@ pub(super) enum Prospect {
 }
 
 impl Expected {
+    /// The next time that a [`Prospect::Unknown`] may have become another.
+    pub(super) fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+
     pub(super) fn prospect(&self) -> Prospect {
         let mut shelf = self.pool.lock();
         let idle = shelf.of(&self.origin);
@@ -204,8 +203,15 @@ pub(super) struct Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.pool.lock().of(&self.origin).making -= 1;
-        self.pool.0.news.notify_waiters();
+        let mut shelf = self.pool.lock();
+        let idle = shelf.of(&self.origin);
+        idle.making -= 1;
+        if idle.http1 || idle.shared.is_some() {
+            idle.news.notify_waiters();
+        } else {
+            // It has failed: one of those who wait is to find out more, and not all of them.
+            idle.news.notify_one();
+        }
     }
 }
 
@@ -222,6 +228,8 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use tokio_util::task::TaskTracker;
 
@@ -269,11 +277,24 @@ mod tests {
         // Nobody knows yet whether one will do for all.
         let first = poor(&waiting[0]);
         assert!(matches!(waiting[1].prospect(), Prospect::Unknown));
+        let mut news = waiting.each_ref().map(|one| Box::pin(one.news()));
+        for one in &mut news {
+            one.as_mut().enable();
+        }
+        let told = |news: &mut [Pin<Box<Notified<'_>>>; 4]| {
+            let told = news
+                .iter_mut()
+                .filter_map(|one| one.as_mut().enable().then_some(()));
+            told.count()
+        };
         // The first has failed, or has left: another finds it out.
         drop(first);
+        assert_eq!(told(&mut news), 1);
         let second = poor(&waiting[1]);
         pool.keep(&origin, http1().await);
         drop(second);
+        assert_eq!(told(&mut news), 4);
+        drop(news);
         let others = [poor(&waiting[2]), poor(&waiting[3]), poor(&waiting[0])];
         assert!(matches!(waiting[0].prospect(), Prospect::Good));
         drop(others);

@@ -64,7 +64,7 @@ impl Upstream {
         }
         let place = self.pool.expect_one(&target.origin);
         let making = loop {
-            let mut news = pin!(self.pool.news());
+            let mut news = pin!(place.news());
             news.as_mut().enable();
             match place.prospect() {
                 Prospect::Good => return (waiting.await, None),
