@@ -10,6 +10,7 @@
 //! | [`front`] | the router, who calls, request ids, error answers; HTTP/1.1 without a library |
 //! | [`listen`] | the accept loop, workers, timers, TLS |
 //! | [`config`] | a vault from command-line options; where its rows lie |
+//! | [`page`] | the customers' page: rendering only |
 //! | [`cli`] | the commands |
 //! | [`demo`] | the race, before and after |
 
@@ -27,6 +28,7 @@ pub mod gateway;
 pub mod import;
 pub mod listen;
 pub mod observe;
+pub mod page;
 
 #[doc(hidden)]
 pub use gateway::fuzz;
