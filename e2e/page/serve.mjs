@@ -7,6 +7,8 @@ export async function serve (gallery) {
   const { headers } = JSON.parse(readFileSync(join(gallery, 'index.json'), 'utf8'))
   const server = createServer((request, response) => {
     const path = normalize(new URL(request.url, 'http://here').pathname)
+    // Where a page that leads on would lead: the browser stays on it.
+    if (path === '/elsewhere') return response.writeHead(204).end()
     try {
       const body = readFileSync(join(gallery, path))
       response.writeHead(200, path.endsWith('.css')

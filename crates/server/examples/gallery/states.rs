@@ -257,7 +257,7 @@ fn tenants(many: usize, refused: bool) -> View {
         at: at("xero"),
         integration: integration(0),
         tenants: (0..many).map(tenant).collect(),
-        chosen: (many == 3).then(|| "7f1c2a90-0000-4000-8000-000000000001".to_owned()),
+        chosen: (many == 3 && !refused).then(|| "7f1c2a90-0000-4000-8000-000000000001".to_owned()),
         query: String::new(),
         refused,
     })

@@ -5,10 +5,10 @@ use maud::{Markup, Render, html};
 use super::{
     detail::primary,
     icons::Icon,
-    layout::{Body, Tone, Ui, panel, tile},
+    layout::{Body, Tone, Ui, panel},
     list::clipped,
     paths::Act,
-    text::Plain,
+    text::{Name, Plain},
     view::{Consent, Ending, Integration, Leaving, Question, Switch, Tenant, Tenants},
 };
 
@@ -83,7 +83,7 @@ pub(super) fn switch(ui: &Ui<'_>, switch: &Switch) -> Body {
             }
             div.answers {
                 (primary(&switch.connect, &go))
-                a.b.second href=(ui.frame.paths.connection(&switch.at)) { (t.switch_no(kept)) }
+                a.b.second href=(ui.frame.paths.connection(&switch.at)) { span { (t.switch_no(kept)) } }
             }
         }
     };
@@ -113,7 +113,7 @@ pub(super) fn consent(ui: &Ui<'_>, consent: &Consent) -> Body {
             div.pair.wide {
                 div { (integration.tile(false)) span.sub { (t.consent_from(name)) } strong { @match account { Some(account) => (account), None => (t.consent_from_any()) } } }
                 (Icon::Forward.draw())
-                div { (tile(application, ui.frame.theme.logo.as_ref(), false)) span.sub { (t.consent_to(application)) } strong { (consumer) } }
+                div { (mine(ui, application)) span.sub { (t.consent_to(application)) } strong { (consumer) } }
             }
             (panel(Tone::Warn, Icon::Alert, &html! { p { (t.consent_warning(application)) } }))
             (ui.form(&consent.answer_to, "answers", &answers))
@@ -123,6 +123,14 @@ pub(super) fn consent(ui: &Ui<'_>, consent: &Consent) -> Body {
         t.consent_title(Plain(name.as_str()), Plain(application.as_str())),
         main,
     )
+}
+
+/// The application, as the header shows it.
+fn mine(ui: &Ui<'_>, application: &Name) -> Markup {
+    match &ui.frame.theme.logo {
+        Some(logo) => html! { img.tile src=(logo.src()) alt=""; },
+        None => html! { span.tile.mine aria-hidden="true" { (application.initial()) } },
+    }
 }
 
 pub(super) fn leaving(ui: &Ui<'_>, leaving: &Leaving) -> Body {
@@ -148,7 +156,7 @@ const MOST_TENANTS: usize = 25;
 pub(super) fn tenants(ui: &Ui<'_>, view: &Tenants) -> Body {
     let t = ui.t;
     let name = &view.integration.name;
-    let query = view.query.trim().to_lowercase();
+    let query = clipped(&view.query).to_lowercase();
     let matches = |tenant: &&Tenant| tenant.name.as_str().to_lowercase().contains(&query);
     let found: Vec<_> = view.tenants.iter().filter(matches).collect();
     let shown = &found[..found.len().min(MOST_TENANTS)];

@@ -17,6 +17,9 @@ use super::{
 pub(super) fn page(ui: &Ui<'_>, detail: &Detail) -> Body {
     let integration = &detail.integration;
     let title = Plain(integration.name.as_str());
+    // Beside something new that it works is no news.
+    let news = detail.notice.is_some() || !detail.missing_permissions.is_empty();
+    let goes_without_saying = detail.status == Status::Connected && news;
     let main = html! {
         (ui.to_list())
         @if let Some(notice) = detail.notice { (said(ui, notice)) }
@@ -29,7 +32,7 @@ pub(super) fn page(ui: &Ui<'_>, detail: &Detail) -> Body {
             }
             (ui.badge(detail.status))
         }
-        (standing(ui, detail))
+        @if !goes_without_saying { (standing(ui, detail)) }
         @if !detail.missing_permissions.is_empty() { (partial(ui, detail)) }
         (facts(ui, detail))
         @if let Some(settings) = &detail.settings { (form::card(ui, &detail.at, settings)) }
@@ -109,7 +112,7 @@ fn first_action(ui: &Ui<'_>, detail: &Detail) -> Option<Markup> {
 }
 
 pub(super) fn primary(to: &Href, text: &Markup) -> Markup {
-    html! { a.b href=(to) { (text) } }
+    html! { a.b href=(to) { span { (text) } } }
 }
 
 fn partial(ui: &Ui<'_>, detail: &Detail) -> Markup {

@@ -267,6 +267,8 @@ mod tests {
 id = "acme"
 name = "Acme"
 unified_apis = ["crm"]
+[authorization]
+url = "https://id.acme.example/authorize"
 [token]
 url = "https://id.acme.example/token"
 [refresh]

@@ -82,7 +82,7 @@ fn question(ui: &Ui<'_>, id: &str, field: &Field) -> Markup {
         div.field {
             @match &field.kind {
                 FieldKind::Checkbox(on) => {
-                    label.tick { (about.input("checkbox", Some("true"), *on)) span { (label) } }
+                    label.tick { (about.tick(*on)) span { (label) } }
                     (notes)
                 }
                 FieldKind::MultiSelect { choices, values } => {
@@ -123,11 +123,10 @@ struct About<'a> {
 }
 
 impl About<'_> {
-    fn input(&self, kind: &str, value: Option<&str>, checked: bool) -> Markup {
+    fn tick(&self, on: bool) -> Markup {
         html! {
-            input id=(self.id) type=(kind) name=(self.name) value=[value] checked[checked]
-                required[self.required] aria-describedby=[&self.described] aria-invalid=[self.invalid]
-                autocomplete="off";
+            input id=(self.id) type="checkbox" name=(self.name) value="true" checked[on]
+                aria-describedby=[&self.described] aria-invalid=[self.invalid];
         }
     }
 

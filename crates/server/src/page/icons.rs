@@ -70,7 +70,7 @@ impl Icon {
             Self::Info => "M12 11v5m0-8.5v.01M21 12a9 9 0 1 1-18 0a9 9 0 0 1 18 0z",
             Self::Clock => "M12 7.5V12l3 2m6-2a9 9 0 1 1-18 0a9 9 0 0 1 18 0z",
             Self::Plug => "M9 3v5m6-5v5M6 8h12v3a6 6 0 0 1-12 0zm6 9v4",
-            Self::Pause => "M9 7v10m6-10v10",
+            Self::Pause => "M8.5 6v12m7-12v12",
             Self::Sliders => {
                 "M4 7h8m6 0h2M4 17h2m6 0h8M18 7a3 3 0 1 1-6 0a3 3 0 0 1 6 0zM12 17a3 3 0 1 1-6 0a3 3 0 0 1 6 0z"
             }

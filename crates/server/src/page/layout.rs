@@ -7,8 +7,7 @@ use super::{
     icons::{Icon, sprite},
     locale::Locale,
     messages::Messages,
-    text::{Name, Plain},
-    theme::Picture,
+    text::Plain,
     view::{Frame, Integration, Status},
 };
 
@@ -93,8 +92,10 @@ impl<'a> Ui<'a> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     meta name="robots" content="noindex";
+                    // None, so that browsers do not ask for one.
+                    link rel="icon" href="data:,";
                     @if let Some(to) = &body.onward {
-                        meta http-equiv="refresh" content={ "0;url=" (to) };
+                        meta http-equiv="refresh" content={ "0; url=" (to) };
                     }
                     title {
                         @if body.refused { (t.error_prefix()) ": " }
@@ -120,7 +121,7 @@ impl<'a> Ui<'a> {
             header.top {
                 span.brand {
                     @match (&theme.logo, &theme.name) {
-                        (Some(logo), _) => img.logo src=(logo.src()) alt="" {},
+                        (Some(logo), _) => img.logo src=(logo.src()) alt="";,
                         (None, Some(name)) => span.mark aria-hidden="true" { (name.initial()) },
                         (None, None) => span.mark { (Icon::Plug.draw()) },
                     }
@@ -223,20 +224,17 @@ pub(super) fn look(status: Status) -> (Tone, Icon) {
     }
 }
 
-/// A picture of ours or a letter, beside a name that says the same.
-pub(super) fn tile(name: &Name, picture: Option<&Picture>, large: bool) -> Markup {
-    let size = if large { " big" } else { "" };
-    html! {
-        @match picture {
-            Some(picture) => img class={ "tile" (size) } src=(picture.src()) alt="";,
-            None => span class={ "tile h" (name.pick(8)) (size) } aria-hidden="true" { (name.initial()) },
-        }
-    }
-}
-
 impl Integration {
+    /// A picture of ours or a letter, beside a name that says the same.
     pub(super) fn tile(&self, large: bool) -> Markup {
-        tile(&self.name, self.picture.as_ref(), large)
+        let size = if large { " big" } else { "" };
+        let name = &self.name;
+        html! {
+            @match &self.picture {
+                Some(picture) => img class={ "tile" (size) } src=(picture.src()) alt="";,
+                None => span class={ "tile h" (name.pick(8)) (size) } aria-hidden="true" { (name.initial()) },
+            }
+        }
     }
 }
 

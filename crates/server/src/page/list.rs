@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How many a page has: with the longest names it stays within its size.
-const A_PAGE: usize = 20;
+const A_PAGE: usize = 15;
 /// Up to here nobody needs to search.
 const FEW: usize = 8;
 
@@ -37,7 +37,7 @@ impl Group {
 impl List {
     /// Those that are searched for, in their order.
     fn found(&self) -> Vec<&Item> {
-        let query = self.query.trim().to_lowercase();
+        let query = clipped(&self.query).to_lowercase();
         let matches = |item: &&Item| {
             item.integration
                 .name
@@ -129,9 +129,9 @@ fn search(ui: &Ui<'_>, list: &List) -> Markup {
     }
 }
 
-/// What was searched for, as far as names go.
+/// What was searched for, as names are shown; else a pasted name would not be found.
 pub(super) fn clipped(query: &str) -> String {
-    query.chars().take(64).collect()
+    Name::new(query).map_or_else(String::new, |query| query.as_str().to_owned())
 }
 
 fn pager(ui: &Ui<'_>, list: &List, page: usize, pages: usize) -> Markup {

@@ -152,7 +152,7 @@ fn next(ui: &Ui<'_>, receipt: &Receipt) -> Markup {
     let at = receipt.at.as_ref().filter(|_| receipt.has_session);
     let back = match (&ui.frame.return_to, receipt.has_session) {
         (Some(href), _) => {
-            Some(html! { a.b.second href=(href) { (t.return_to(ui.application())) } })
+            Some(html! { a.b.second href=(href) { span { (t.return_to(ui.application())) } } })
         }
         (None, true) => Some(html! { a.b.second href=(paths.list()) { (t.to_list()) } }),
         (None, false) => None,
@@ -184,7 +184,7 @@ fn next(ui: &Ui<'_>, receipt: &Receipt) -> Markup {
     };
     let switch = match &receipt.outcome {
         Outcome::OtherAccount { switch, came, .. } => {
-            let link = |to| html! { a.b.second href=(to) { (t.switch_yes(came)) } };
+            let link = |to| html! { a.b.second href=(to) { span { (t.switch_yes(came)) } } };
             switch.as_ref().map(link)
         }
         _ => None,
@@ -217,7 +217,7 @@ pub(super) fn developer(ui: &Ui<'_>, view: &Developer) -> Body {
                         label for="uri" { (t.setup_uri()) }
                         p #uri-hint.hint { (t.setup_copy()) }
                         // Several lines, so that all of it can be seen; a click selects it.
-                        textarea #uri.uri readonly rows="2" dir="ltr" spellcheck="false" aria-describedby="uri-hint" { (uri) }
+                        textarea #uri.uri readonly rows="3" dir="ltr" spellcheck="false" aria-describedby="uri-hint" { (uri) }
                     }
                 }
                 @if let Some(words) = &view.words { div { p { (t.provider_says(name)) } blockquote { (words) } } }

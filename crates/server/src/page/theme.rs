@@ -85,8 +85,8 @@ pub(super) fn stylesheet(colour: Rgb) -> String {
     let scheme = |ground: Ground| {
         let accent = Accent::on(ground, colour);
         format!(
-            ":root{{--fill:#{};--on-fill:#{};--accent:#{}}}",
-            accent.fill, accent.on_fill, accent.text
+            ":root{{--fill:#{};--on-fill:#{};--rim:#{};--accent:#{}}}",
+            accent.fill, accent.on_fill, accent.rim, accent.text
         )
     };
     format!(
