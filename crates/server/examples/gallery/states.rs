@@ -5,7 +5,7 @@ use tokenward_server::page::{
     Locale,
     href::Href,
     text::{Name, Words},
-    theme::Theme,
+    theme::{Looks, Theme},
     view::{
         Allowed, At, Choice, Consent, Detail, Developer, Ending, Field, FieldKind, FieldProblem,
         FormToken, Frame, Integration, Item, Leaving, List, Misconfiguration, Next, Notice,
@@ -21,6 +21,15 @@ fn own(path: &str) -> Option<Href> {
     Href::own(path)
 }
 
+fn theme(primary_color: Option<&str>) -> Theme {
+    let looks = Looks {
+        vault_name: Some("Ledgerline"),
+        primary_color,
+        ..Looks::default()
+    };
+    Theme::of(&looks, None)
+}
+
 /// A session's frame, in a language.
 pub(crate) fn frame(locale: Locale) -> Frame {
     Frame {
@@ -28,7 +37,7 @@ pub(crate) fn frame(locale: Locale) -> Frame {
         theme: Theme {
             privacy: own("/privacy"),
             terms: own("/terms"),
-            ..Theme::of(Some("Ledgerline"), None, None, None)
+            ..theme(None)
         },
         consumer: Some(name("Harbour Bakery Ltd")),
         return_to: own("/back"),
@@ -41,7 +50,7 @@ pub(crate) fn frame(locale: Locale) -> Frame {
 /// The same, with an application's own colour.
 pub(crate) fn coloured(locale: Locale, colour: &str) -> Frame {
     let mut frame = frame(locale);
-    frame.theme = Theme::of(Some("Ledgerline"), None, Some(colour), None);
+    frame.theme = theme(Some(colour));
     frame
 }
 

@@ -41,7 +41,7 @@ pub(super) fn ending(ui: &Ui<'_>, question: &Question) -> Body {
         a.b.second href=(paths.connection(at)) { (t.keep()) }
     };
     let main = html! {
-        (ui.to_list())
+        (ui.up())
         div.card.ask {
             (integration.tile(true))
             h1 { (heading) }
@@ -68,7 +68,7 @@ pub(super) fn switch(ui: &Ui<'_>, switch: &Switch) -> Body {
         None => t.continue_to(&integration.name),
     };
     let main = html! {
-        (ui.to_list())
+        (ui.up())
         div.card.ask {
             (integration.tile(true))
             h1 { (t.switch_title(&integration.name)) }
@@ -177,7 +177,7 @@ pub(super) fn tenants(ui: &Ui<'_>, view: &Tenants) -> Body {
         ul { li { a href="#tenants" { (t.fact_organisation()) } } }
     };
     let main = html! {
-        (ui.to_list())
+        (ui.up())
         @if view.refused {
             div role="alert" tabindex="-1" autofocus { (panel(Tone::Bad, Icon::Alert, &summary)) }
         }

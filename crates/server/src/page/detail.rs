@@ -21,7 +21,7 @@ pub(super) fn page(ui: &Ui<'_>, detail: &Detail) -> Body {
     let news = detail.notice.is_some() || !detail.missing_permissions.is_empty();
     let goes_without_saying = detail.status == Status::Connected && news;
     let main = html! {
-        (ui.to_list())
+        (ui.up())
         @if let Some(notice) = detail.notice { (said(ui, notice)) }
         @if let Some(settings) = &detail.settings { (form::summary(ui, settings)) }
         div.head {

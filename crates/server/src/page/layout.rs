@@ -202,7 +202,7 @@ impl<'a> Ui<'a> {
         }
     }
 
-    pub(super) fn to_list(&self) -> Markup {
+    pub(super) fn up(&self) -> Markup {
         html! {
             a.up href=(self.frame.paths.list()) { (Icon::Back.draw()) span { (self.t.to_list()) } }
         }

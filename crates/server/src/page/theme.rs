@@ -26,21 +26,31 @@ pub struct Theme {
     pub terms: Option<Href>,
 }
 
+/// A session's claims about the looks, as they came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Looks<'a> {
+    /// `vault_name`
+    pub vault_name: Option<&'a str>,
+    /// `logo`
+    pub logo: Option<&'a str>,
+    /// `primary_color`
+    pub primary_color: Option<&'a str>,
+    /// `privacy_url`
+    pub privacy_url: Option<&'a str>,
+    /// `terms_url`
+    pub terms_url: Option<&'a str>,
+}
+
 impl Theme {
-    /// Of the claims `vault_name`, `logo`, `primary_color`. `origin` is this server's, as browsers
-    /// see it. What cannot be used is left out.
-    pub fn of(
-        name: Option<&str>,
-        logo: Option<&str>,
-        colour: Option<&str>,
-        origin: Option<&Url>,
-    ) -> Self {
+    /// `origin` is this server's, as browsers see it. What cannot be used is left out.
+    pub fn of(looks: &Looks<'_>, origin: Option<&Url>) -> Self {
+        let page = |url: &str| Href::web(&Url::parse(url).ok()?);
         Self {
-            name: name.and_then(Name::new),
-            logo: logo.and_then(|logo| Picture::of(logo, origin)),
-            colour: colour.and_then(Rgb::parse),
-            privacy: None,
-            terms: None,
+            name: looks.vault_name.and_then(Name::new),
+            logo: looks.logo.and_then(|logo| Picture::of(logo, origin)),
+            colour: looks.primary_color.and_then(Rgb::parse),
+            privacy: looks.privacy_url.and_then(page),
+            terms: looks.terms_url.and_then(page),
         }
     }
 }

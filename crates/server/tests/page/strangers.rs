@@ -5,7 +5,7 @@ use tokenward_server::page::{
     self, Locale,
     href::Href,
     text::{Name, Words},
-    theme::Theme,
+    theme::{Looks, Theme},
     view::{
         Allowed, At, Choice, Consent, Detail, Developer, Ending, Field, FieldKind, FormToken,
         Frame, Integration, Item, Leaving, List, Misconfiguration, Next, Outcome, Question,
@@ -218,9 +218,16 @@ fn tags(html: &str) -> Vec<&str> {
 }
 
 fn frame(locale: Locale, text: &str) -> Frame {
+    let looks = Looks {
+        vault_name: Some(text),
+        logo: Some(text),
+        primary_color: Some(text),
+        privacy_url: Some(text),
+        terms_url: Some(text),
+    };
     Frame {
         locale,
-        theme: Theme::of(Some(text), Some(text), Some(text), None),
+        theme: Theme::of(&looks, None),
         consumer: Name::new(text),
         return_to: Some(href()),
         here: Some(href()),
