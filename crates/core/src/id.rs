@@ -77,6 +77,11 @@ string_id!(
     OwnerId
 );
 
+string_id!(
+    /// One try of a person to authorize a connection. Public: it opens nothing.
+    AttemptId
+);
+
 /// Names a connection: an application's consumer, at a unified API, with a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnectionKey {

@@ -6,6 +6,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`refresh`] | the protocol: the grant's ledger and the flight's `step`, pure, with time as data |
+//! | [`authorize`] | how a connection comes to be: the authorization attempt's row and steps, pure |
 //! | [`endpoint`] | where secrets may go: URL templates, host lists, checked URLs |
 //! | [`oauth`] | the grammar of RFC 6749 and its relatives: requests built, replies read, bytes in, values out |
 //! | [`connector`] | what is known of a provider, read from TOML |
@@ -15,6 +16,7 @@
 //!
 //! Nothing here reads a clock or draws a random number but through [`time`].
 
+pub mod authorize;
 pub mod connector;
 pub mod endpoint;
 pub mod error;

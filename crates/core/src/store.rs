@@ -22,8 +22,8 @@ pub use authorize::{Authorize, Authorized, Conflict, Present, ReplacedToken};
 pub use feed::{Change, ChangeColumns, Changes, Gap};
 pub use memory::MemoryStore;
 pub use ports::{
-    Clients, Connections, Consumers, Feed, Ledger, Lines, Moving, Store, Tenants, UnreadAnswers,
-    Values, Waiting,
+    Attempts, Clients, Connections, Consumers, Feed, Ledger, Lines, Moving, Store, Tenants,
+    UnreadAnswers, Values, Waiting,
 };
 pub use records::{
     ApiKey, Application, Connection, ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter,
@@ -37,8 +37,8 @@ use crate::time::StoreTime;
 /// The ports, for whoever calls a store by its own type.
 pub mod prelude {
     pub use super::ports::{
-        Clients as _, Connections as _, Consumers as _, Feed as _, Ledger as _, Lines as _,
-        Moving as _, Store as _, Tenants as _, UnreadAnswers as _, Values as _,
+        Attempts as _, Clients as _, Connections as _, Consumers as _, Feed as _, Ledger as _,
+        Lines as _, Moving as _, Store as _, Tenants as _, UnreadAnswers as _, Values as _,
     };
 }
 

@@ -7,6 +7,7 @@
 mod admin;
 mod agenda;
 mod cache;
+mod connect;
 mod consumers;
 mod derived;
 mod distrust;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 pub use admin::{AdminError, Import};
+pub use connect::{Arrived, Attempt, Begin, Begun, ConnectError, Landed, Told};
 pub use derived::DerivedKey;
 pub use keys::ReloadError;
 pub use readiness::NotReady;

@@ -14,3 +14,24 @@ CREATE TABLE tokenward.consumers (
 INSERT INTO tokenward.consumers (application, id, metadata, created_at, modified_at)
 SELECT application, consumer, '{}', min(created_at), min(created_at)
 FROM tokenward.connections GROUP BY application, consumer;
+
+-- What the person who last authorized a grant has agreed to: the account, scopes asked for and granted.
+ALTER TABLE tokenward.grants ADD COLUMN consent text;
+
+-- Logins under way, and for a day what became of them. The body (JSON) holds no secret in the clear; what
+-- is looked for stands beside it. `revision` is what a write compares.
+CREATE TABLE tokenward.attempts (
+    id          text COLLATE "C" NOT NULL PRIMARY KEY,
+    application text COLLATE "C" NOT NULL,
+    consumer    text COLLATE "C" NOT NULL,
+    unified_api text COLLATE "C" NOT NULL,
+    service     text COLLATE "C" NOT NULL,
+    due_at      bigint NOT NULL,
+    body        text   NOT NULL,
+    sealed      bytea  NOT NULL,
+    revision    bigint NOT NULL CHECK (revision > 0)
+);
+
+CREATE INDEX attempts_by_connection
+    ON tokenward.attempts (application, consumer, unified_api, service);
+CREATE INDEX attempts_by_time ON tokenward.attempts (due_at);

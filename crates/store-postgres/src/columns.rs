@@ -20,6 +20,14 @@ enum Written {
     Ledger,
     /// A new token set.
     Token,
+    /// A person's new authorization.
+    Consent,
+}
+
+impl Written {
+    fn with_token(self) -> bool {
+        matches!(self, Self::Ledger | Self::Token)
+    }
 }
 
 struct Column {
@@ -52,6 +60,7 @@ pub(crate) struct Values<'a> {
     attempt: Option<String>,
     trouble: Option<String>,
     retry_at: Option<i64>,
+    consent: Option<String>,
 }
 
 macro_rules! columns {
@@ -88,6 +97,7 @@ const COLUMNS: &[Column] = columns! {
     keep_alive_day: INT8, Token;
     fingerprint: BYTEA, Token;
     committed_epoch: INT8, Token;
+    consent: TEXT, Consent;
 };
 
 /// A day in milliseconds.
@@ -119,6 +129,7 @@ impl<'a> Values<'a> {
             attempt: row.attempt.as_ref().map(to_json).transpose()?,
             trouble: row.trouble.as_ref().map(to_json).transpose()?,
             retry_at: row.trouble.as_ref().map(|trouble| trouble.retry_at.0),
+            consent: row.consent.as_ref().map(to_json).transpose()?,
         })
     }
 
@@ -135,6 +146,14 @@ impl<'a> Values<'a> {
 
     /// The parameters of a new token set.
     pub(crate) fn token<'v>(&'v self, revision: &'v i64) -> Vec<(&'v (dyn ToSql + Sync), Type)> {
+        self.update(revision, Written::with_token)
+    }
+
+    /// The parameters of a person's new authorization.
+    pub(crate) fn authorization<'v>(
+        &'v self,
+        revision: &'v i64,
+    ) -> Vec<(&'v (dyn ToSql + Sync), Type)> {
         self.update(revision, |written| written != Written::Never)
     }
 
@@ -167,7 +186,7 @@ fn assignments(which: fn(Written) -> bool) -> String {
 
 static LEDGER: LazyLock<String> =
     LazyLock::new(|| assignments(|written| written == Written::Ledger));
-static TOKEN: LazyLock<String> = LazyLock::new(|| assignments(|written| written != Written::Never));
+static TOKEN: LazyLock<String> = LazyLock::new(|| assignments(Written::with_token));
 
 /// Writes a claim, an extension, a settlement.
 pub(crate) static LEDGER_SQL: LazyLock<String> = LazyLock::new(|| {
@@ -187,9 +206,7 @@ pub(crate) static TOKEN_SQL: LazyLock<String> = LazyLock::new(|| telling(&TOKEN,
 /// As [`TOKEN_SQL`], where the refresh token is another one: the old one's digest is kept. Its slot
 /// and itself are two parameters more.
 pub(crate) static REPLACING_TOKEN_SQL: LazyLock<String> = LazyLock::new(|| {
-    let written = COLUMNS
-        .iter()
-        .filter(|column| column.written != Written::Never);
+    let written = COLUMNS.iter().filter(|column| column.written.with_token());
     let slot = 3 + written.count();
     let replaced = format!(
         ", replaced AS (
@@ -203,12 +220,12 @@ pub(crate) static REPLACING_TOKEN_SQL: LazyLock<String> = LazyLock::new(|| {
     telling(&TOKEN, &replaced)
 });
 
-/// Writes a token set within a transaction that tells of it itself.
+/// Writes a person's new authorization within a transaction that tells of it itself.
 pub(crate) static REPLACE_SQL: LazyLock<String> = LazyLock::new(|| {
     format!(
         "UPDATE tokenward.grants SET {}, revision = revision + 1
          WHERE id = $1 AND revision = $2 RETURNING 1",
-        *TOKEN
+        assignments(|written| written != Written::Never)
     )
 });
 

@@ -10,7 +10,7 @@ use tokenward::{
 use tokio_postgres::Row;
 
 use crate::{
-    changes,
+    attempts, changes,
     columns::{INSERT_SQL, REPLACE_SQL, Values},
     fault::{Fault, Outcome},
     grants,
@@ -101,11 +101,13 @@ pub(crate) async fn authorize(
 ) -> Outcome<Stamped<Authorized>> {
     let key = &request.connection;
     let mut fenced = vec![Fenced::Connection(key), Fenced::Grant(&request.grant)];
+    fenced.extend(request.held.as_ref().map(Fenced::Grant));
     fenced.extend(request.fresh.fingerprint.as_ref().map(Fenced::Token));
     changing.fence(&key.application, &fenced).await?;
     let at = changing.now().await?;
     let read = grant_row(changing, &request.grant).await?;
     let present = present(changing, &request, read.as_ref()).await?;
+    let (before, attempt) = (request.held.clone(), request.attempt.clone());
     let (connection, row) = match request.decide(present, at) {
         Ok(decided) => decided,
         Err(conflict) => {
@@ -120,6 +122,10 @@ pub(crate) async fn authorize(
         None => insert(changing, &row).await?,
     }
     save(changing, &connection).await?;
+    if let Some(attempt) = attempt {
+        attempts::replace(changing, &attempt).await?;
+    }
+    drop_unused(changing, before.as_ref()).await?;
     let told = changing.transaction();
     changes::announce(told, &Change::Grant(row.id.clone(), row.version)).await?;
     changes::announce(told, &Change::Connection(connection.key.clone())).await?;
@@ -141,7 +147,10 @@ async fn present(
         ..Present::default()
     };
     if let Some(used) = connection.as_ref().and_then(|c| c.grant.as_ref()) {
-        present.granted = grant_row(changing, used).await?.is_some();
+        present.used = grant_row(changing, used).await?.map(|read| read.row);
+    }
+    if let Some(attempt) = &request.attempt {
+        present.attempt = attempts::revision(changing, &attempt.id).await?;
     }
     if let Some(fingerprint) = &request.fresh.fingerprint {
         let params = params![
@@ -196,6 +205,20 @@ pub(crate) async fn link(
     Ok(Some(connection))
 }
 
+pub(crate) async fn unlink(
+    changing: &Changing<'_>,
+    key: &ConnectionKey,
+) -> Outcome<Option<Deleted>> {
+    let Some(mut connection) = fenced(changing, key, None).await? else {
+        return Ok(None);
+    };
+    let before = connection.unlink(changing.now().await?);
+    save(changing, &connection).await?;
+    let grant = drop_unused(changing, before.as_ref()).await?;
+    changes::announce(changing.transaction(), &Change::Connection(key.clone())).await?;
+    Ok(Some(Deleted { connection, grant }))
+}
+
 pub(crate) async fn delete(
     changing: &Changing<'_>,
     key: &ConnectionKey,
@@ -209,6 +232,7 @@ pub(crate) async fn delete(
             key_params!(key),
         )
         .await?;
+    attempts::forget_of_connection(changing, key).await?;
     let grant = drop_unused(changing, connection.grant.as_ref()).await?;
     changes::announce(changing.transaction(), &Change::Connection(key.clone())).await?;
     Ok(Some(Deleted { connection, grant }))
@@ -274,7 +298,7 @@ async fn grant_row(changing: &Changing<'_>, id: &GrantId) -> Outcome<Option<Read
 /// As [`grants::write`], within the transaction and announced by it.
 async fn replace(changing: &Changing<'_>, read: &Read, row: &GrantRow) -> Outcome<()> {
     let values = Values::of(row)?;
-    let params = values.token(&read.revision);
+    let params = values.authorization(&read.revision);
     if changing.query(&REPLACE_SQL, &params).await?.is_empty() {
         return Err(Fault::Contended);
     }

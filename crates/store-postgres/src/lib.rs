@@ -35,6 +35,7 @@
 //! `changes`, which is polled. `NOTIFY`, as a statement of its own after the commit, makes others
 //! poll at once; it is a hint and may be lost, switched off, or missing from an engine.
 
+mod attempts;
 mod changes;
 mod columns;
 mod connections;
@@ -90,6 +91,12 @@ pub fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
             "a connection of a grant",
             connections::of_grant_sql(),
             "text",
+        ),
+        ("read an attempt", attempts::find_sql(), "text"),
+        (
+            "a connection's attempts",
+            attempts::at_sql(),
+            "text, text, text, text",
         ),
         ("read a key", tenants::key_sql(), "bytea"),
         (

@@ -9,7 +9,7 @@ use tokenward::{
 };
 
 use crate::{
-    PostgresStore,
+    PostgresStore, attempts,
     columns::{RESTORE_SQL, Values},
     connections, consumers,
     fault::{Fault, Outcome},
@@ -19,7 +19,7 @@ use crate::{
     unread,
 };
 
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "grants",
     "connections",
     "clients",
@@ -29,6 +29,7 @@ const TABLES: [&str; 9] = [
     "vault_values",
     "unread_answers",
     "replaced_tokens",
+    "attempts",
 ];
 
 #[async_trait]
@@ -149,6 +150,7 @@ async fn restore(changing: &Changing<'_>, record: &Record) -> Outcome<()> {
         Record::Consumer(consumer) => consumers::save(changing, consumer).await,
         Record::Unread(answer) => unread::put(changing, answer).await,
         Record::Replaced(token) => unread::put_replaced(changing, token).await,
+        Record::Attempt(row) => attempts::put(changing, row).await,
     }
 }
 

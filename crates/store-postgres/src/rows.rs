@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tokenward::{
+    authorize::AttemptRow,
     id::{ConnectionKey, ConnectorId, ConsumerId},
     refresh::ledger::{Attempt, Claim, GrantRow, Standing},
     store::{ApiKey, Application, Connection, Consumer, OAuthClient, ReplacedToken, UnreadAnswer},
@@ -111,7 +112,7 @@ impl fmt::Display for Json {
 /// The columns that [`grant`] reads.
 pub(crate) const GRANT: &str = "id, application, connector, version, authorized_version, sealed, expires_at, \
      lifetime_ms, refreshed_at, keep_alive_at, fingerprint, dead, epoch, committed_epoch, claim_owner, \
-     claim_epoch, claim_until, attempt, trouble, revision";
+     claim_epoch, claim_until, attempt, trouble, consent, revision";
 
 /// A death, as it is kept: NULL while the grant lives.
 #[derive(Serialize, Deserialize)]
@@ -179,6 +180,7 @@ pub(crate) fn grant(row: &Row) -> Outcome<Read> {
             attempt => attempt,
         },
         trouble: columns.optional_json()?,
+        consent: columns.optional_json()?,
     };
     Ok(Read {
         row,
@@ -300,6 +302,23 @@ pub(crate) fn replaced(row: &Row) -> Outcome<ReplacedToken> {
             None => return Err(columns.nonsense("it is missing")),
         },
         at: columns.time()?,
+    })
+}
+
+/// The columns that [`attempt`] reads.
+pub(crate) const ATTEMPT: &str = "id, body, sealed, revision";
+
+pub(crate) fn attempt(row: &Row) -> Outcome<AttemptRow> {
+    let mut columns = Columns::new("attempts", 1, row);
+    let id: String = columns.get()?;
+    let row: AttemptRow = columns.json()?;
+    if row.id.as_str() != id {
+        return Err(columns.nonsense("it is of another attempt"));
+    }
+    Ok(AttemptRow {
+        sealed: columns.get()?,
+        revision: columns.count()?,
+        ..row
     })
 }
 

@@ -214,6 +214,12 @@ impl Connections for PostgresStore {
         .await
     }
 
+    async fn unlink(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
+        changing!(self, |changing, key| connections::unlink(changing, &key)
+            .await)
+        .await
+    }
+
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
         changing!(self, |changing, key| connections::delete(changing, &key)
             .await)

@@ -181,6 +181,7 @@ pub(crate) async fn delete_application(
         "DELETE FROM tokenward.applications WHERE id = $1 RETURNING 1",
         "DELETE FROM tokenward.api_keys WHERE application = $1 RETURNING 1",
         "DELETE FROM tokenward.clients WHERE application = $1 RETURNING 1",
+        "DELETE FROM tokenward.attempts WHERE application = $1 RETURNING 1",
     ] {
         gone.push(!changing.query(sql, params![TEXT id_text]).await?.is_empty());
     }

@@ -116,13 +116,15 @@ impl Run<'_> {
                 expected,
                 token,
             } => {
-                let grant = self.grant(grant).as_str().into();
+                let grant: tokenward::GrantId = self.grant(grant).as_str().into();
                 let present = store.grant(&grant).await.unwrap().value;
                 let version = present.map_or(0, |row| row.version);
+                let expected = version.saturating_add_signed(expected);
                 let request = Authorize {
                     connection: self.key(consumer),
+                    held: (expected > 0).then(|| grant.clone()),
                     grant,
-                    expected: version.saturating_add_signed(expected),
+                    expected,
                     fresh: FreshGrant {
                         counted_from: None,
                         sealed: b"sealed".to_vec(),
@@ -130,8 +132,11 @@ impl Run<'_> {
                         lifetime: Some(HOUR),
                         keep_alive: None,
                         fingerprint: token.map(|token| [token; 32]),
+                        consent: None,
                     },
                     patch: ConnectionPatch::default(),
+                    account: tokenward::authorize::Account::Any,
+                    attempt: None,
                 };
                 match store.authorize(request).await.unwrap().value {
                     Authorized::Done(connection, row) => {

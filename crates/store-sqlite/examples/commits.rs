@@ -86,8 +86,12 @@ async fn authorize(store: &SqliteStore, grant: &str) {
             lifetime: None,
             keep_alive: None,
             fingerprint: None,
+            consent: None,
         },
         patch: ConnectionPatch::default(),
+        held: None,
+        account: tokenward::authorize::Account::Any,
+        attempt: None,
     };
     store.authorize(request).await.expect("authorize");
 }

@@ -14,3 +14,23 @@ CREATE TABLE consumers (
 INSERT INTO consumers (application, id, metadata, created_at, modified_at)
 SELECT application, consumer, '{}', min(created_at), min(created_at)
 FROM connections GROUP BY application, consumer;
+
+-- What the person who last authorized a grant has agreed to: the account, scopes asked for and granted.
+ALTER TABLE grants ADD COLUMN consent TEXT CHECK (json_valid(consent));
+
+-- Logins under way, and for a day what became of them. The body holds no secret in the clear; what is
+-- looked for stands beside it. `revision` is what a write compares.
+CREATE TABLE attempts (
+    id          TEXT    NOT NULL PRIMARY KEY,
+    application TEXT    NOT NULL,
+    consumer    TEXT    NOT NULL,
+    unified_api TEXT    NOT NULL,
+    service     TEXT    NOT NULL,
+    due_at      INTEGER NOT NULL,
+    body        TEXT    NOT NULL CHECK (json_valid(body)),
+    sealed      BLOB    NOT NULL,
+    revision    INTEGER NOT NULL CHECK (revision > 0)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX attempts_by_connection ON attempts (application, consumer, unified_api, service);
+CREATE INDEX attempts_by_time ON attempts (due_at);

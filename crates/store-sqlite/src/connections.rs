@@ -10,7 +10,7 @@ use tokenward::{
 };
 
 use crate::{
-    changes, consumers, grants,
+    attempts, changes, consumers, grants,
     job::Outcome,
     rows::{self, CONNECTION, saturated, to_json},
     unread,
@@ -75,6 +75,7 @@ pub(crate) fn after(
 pub(crate) fn authorize(db: &Db, request: Authorize) -> Outcome<Stamped<Authorized>> {
     let at = grants::now();
     let present = present(db, &request)?;
+    let (before, attempt) = (request.held.clone(), request.attempt.clone());
     let (connection, row) = match request.decide(present, at) {
         Ok(decided) => decided,
         Err(conflict) => {
@@ -86,6 +87,10 @@ pub(crate) fn authorize(db: &Db, request: Authorize) -> Outcome<Stamped<Authoriz
     };
     grants::save(db, &row)?;
     save(db, &connection)?;
+    if let Some(attempt) = attempt {
+        attempts::replace(db, &attempt)?;
+    }
+    drop_unused(db, before.as_ref())?;
     changes::announce(db, &Change::Grant(row.id.clone(), row.version))?;
     changes::announce(db, &Change::Connection(connection.key.clone()))?;
     Ok(Stamped {
@@ -102,7 +107,10 @@ fn present(db: &Db, request: &Authorize) -> Outcome<Present> {
         ..Present::default()
     };
     if let Some(used) = connection.as_ref().and_then(|c| c.grant.as_ref()) {
-        present.granted = grants::exists(db, used)?;
+        present.used = grants::find(db, used)?;
+    }
+    if let Some(attempt) = &request.attempt {
+        present.attempt = attempts::revision(db, &attempt.id)?;
     }
     if let Some(fingerprint) = &request.fresh.fingerprint {
         let (application, connector) = (&key.application, &key.service);
@@ -142,6 +150,17 @@ pub(crate) fn link(
     Ok(Some(connection))
 }
 
+pub(crate) fn unlink(db: &Db, key: &ConnectionKey) -> Outcome<Option<Deleted>> {
+    let Some(mut connection) = find(db, key)? else {
+        return Ok(None);
+    };
+    let before = connection.unlink(grants::now());
+    save(db, &connection)?;
+    changes::announce(db, &Change::Connection(key.clone()))?;
+    let grant = drop_unused(db, before.as_ref())?;
+    Ok(Some(Deleted { connection, grant }))
+}
+
 pub(crate) fn delete(db: &Db, key: &ConnectionKey) -> Outcome<Option<Deleted>> {
     let Some(connection) = find(db, key)? else {
         return Ok(None);
@@ -150,6 +169,7 @@ pub(crate) fn delete(db: &Db, key: &ConnectionKey) -> Outcome<Option<Deleted>> {
         "DELETE FROM connections WHERE application = ? AND consumer = ? AND unified_api = ? AND service = ?",
     )?
     .execute(key_params(key))?;
+    attempts::forget_of_connection(db, key)?;
     changes::announce(db, &Change::Connection(key.clone()))?;
     let grant = drop_unused(db, connection.grant.as_ref())?;
     Ok(Some(Deleted { connection, grant }))
@@ -195,7 +215,7 @@ pub(crate) fn save(db: &Db, connection: &Connection) -> Outcome<()> {
     Ok(())
 }
 
-fn key_params(key: &ConnectionKey) -> [&str; 4] {
+pub(crate) fn key_params(key: &ConnectionKey) -> [&str; 4] {
     [
         key.application.as_str(),
         key.consumer.as_str(),

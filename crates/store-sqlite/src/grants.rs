@@ -152,7 +152,7 @@ pub(crate) fn save(db: &Connection, row: &GrantRow) -> Outcome<()> {
         "INSERT INTO grants ({GRANT}) VALUES (
             :id, :application, :connector, :version, :authorized_version, :sealed, :expires_at,
             :lifetime_ms, :refreshed_at, :keep_alive_at, :fingerprint, :dead_at, :dead_reason, :epoch,
-            :committed_epoch, :claim_owner, :claim_epoch, :claim_until, :attempt, :trouble)
+            :committed_epoch, :claim_owner, :claim_epoch, :claim_until, :attempt, :trouble, :consent)
          ON CONFLICT (id) DO UPDATE SET
             version = excluded.version, authorized_version = excluded.authorized_version,
             sealed = excluded.sealed, expires_at = excluded.expires_at,
@@ -161,7 +161,7 @@ pub(crate) fn save(db: &Connection, row: &GrantRow) -> Outcome<()> {
             dead_at = excluded.dead_at, dead_reason = excluded.dead_reason, epoch = excluded.epoch,
             committed_epoch = excluded.committed_epoch, claim_owner = excluded.claim_owner,
             claim_epoch = excluded.claim_epoch, claim_until = excluded.claim_until,
-            attempt = excluded.attempt, trouble = excluded.trouble"
+            attempt = excluded.attempt, trouble = excluded.trouble, consent = excluded.consent"
     );
     let (dead_at, dead_reason) = match &row.standing {
         Standing::Live => (None, None),
@@ -189,6 +189,7 @@ pub(crate) fn save(db: &Connection, row: &GrantRow) -> Outcome<()> {
         ":claim_until": claim.map(|claim| claim.until.0),
         ":attempt": row.attempt.as_ref().map(to_json).transpose()?,
         ":trouble": row.trouble.as_ref().map(to_json).transpose()?,
+        ":consent": row.consent.as_ref().map(to_json).transpose()?,
     })?;
     Ok(())
 }

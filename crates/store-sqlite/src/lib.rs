@@ -10,6 +10,7 @@
 //!
 //! The file must be on a local disk: WAL needs shared memory between the processes.
 
+mod attempts;
 mod changes;
 mod connections;
 mod consumers;

@@ -8,14 +8,14 @@ use tokenward::{
 };
 
 use crate::{
-    SqliteStore, connections, consumers,
+    SqliteStore, attempts, connections, consumers,
     grants::{self, now},
     job::Outcome,
     rows::{API_KEY, APPLICATION, to_json},
     tenants, unread,
 };
 
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "grants",
     "connections",
     "clients",
@@ -25,6 +25,7 @@ const TABLES: [&str; 9] = [
     "vault_values",
     "unread_answers",
     "replaced_tokens",
+    "attempts",
 ];
 
 #[async_trait]
@@ -141,5 +142,6 @@ fn restore(db: &Db, record: &Record) -> Outcome<()> {
         Record::Consumer(consumer) => consumers::save(db, consumer),
         Record::Unread(answer) => unread::put(db, answer),
         Record::Replaced(token) => unread::put_replaced(db, token),
+        Record::Attempt(row) => attempts::put(db, row),
     }
 }

@@ -7,6 +7,7 @@ use rusqlite::{Row, types::FromSql};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tokenward::{
+    authorize::AttemptRow,
     id::ConnectionKey,
     refresh::ledger::{Attempt, Claim, GrantRow, Standing},
     store::{ApiKey, Application, Connection, Consumer, OAuthClient, ReplacedToken, UnreadAnswer},
@@ -101,7 +102,7 @@ impl fmt::Display for Json {
 /// The columns that [`grant`] reads.
 pub(crate) const GRANT: &str = "id, application, connector, version, authorized_version, sealed, expires_at, \
      lifetime_ms, refreshed_at, keep_alive_at, fingerprint, dead_at, dead_reason, epoch, committed_epoch, \
-     claim_owner, claim_epoch, claim_until, attempt, trouble";
+     claim_owner, claim_epoch, claim_until, attempt, trouble, consent";
 
 pub(crate) fn grant(row: &Row<'_>) -> Outcome<GrantRow> {
     let mut columns = Columns::new("grants", 1, row);
@@ -145,6 +146,7 @@ pub(crate) fn grant(row: &Row<'_>) -> Outcome<GrantRow> {
             attempt => attempt,
         },
         trouble: columns.optional_json()?,
+        consent: columns.optional_json()?,
     })
 }
 
@@ -250,6 +252,23 @@ pub(crate) fn replaced(row: &Row<'_>) -> Outcome<ReplacedToken> {
         slot: columns.get()?,
         fingerprint: columns.get()?,
         at: columns.time()?,
+    })
+}
+
+/// The columns that [`attempt`] reads.
+pub(crate) const ATTEMPT: &str = "id, body, sealed, revision";
+
+pub(crate) fn attempt(row: &Row<'_>) -> Outcome<AttemptRow> {
+    let mut columns = Columns::new("attempts", 1, row);
+    let id: String = columns.get()?;
+    let row: AttemptRow = columns.json()?;
+    if row.id.as_str() != id {
+        return Err(columns.nonsense("it is of another attempt"));
+    }
+    Ok(AttemptRow {
+        sealed: columns.get()?,
+        revision: columns.count()?,
+        ..row
     })
 }
 

@@ -192,6 +192,11 @@ impl Connections for SqliteStore {
             .await
     }
 
+    async fn unlink(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
+        let key = key.clone();
+        self.write(move |db| connections::unlink(db, &key)).await
+    }
+
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
         let key = key.clone();
         self.write(move |db| connections::delete(db, &key)).await

@@ -7,7 +7,7 @@ use tokenward::{
 };
 
 use crate::{
-    changes, grants,
+    attempts, changes, grants,
     job::{Fault, Outcome},
     rows::{self, API_KEY, APPLICATION, CLIENT, saturated, to_json},
 };
@@ -178,6 +178,7 @@ pub(crate) fn delete_application(db: &Db, id: ApplicationId) -> Outcome<bool> {
         .execute([id.as_str()])?;
     db.prepare_cached("DELETE FROM consumers WHERE application = ?")?
         .execute([id.as_str()])?;
+    attempts::forget_of_application(db, &id)?;
     if deleted + keys + clients > 0 {
         changes::announce(db, &Change::Application(id))?;
     }

@@ -71,8 +71,12 @@ async fn grant(store: &SqliteStore, id: &str) {
             lifetime: Some(HOUR),
             keep_alive: None,
             fingerprint: None,
+            consent: None,
         },
         patch: ConnectionPatch::default(),
+        held: None,
+        account: tokenward::authorize::Account::Any,
+        attempt: None,
     };
     assert!(matches!(
         store.authorize(request).await.unwrap().value,

@@ -106,8 +106,12 @@ async fn vault(path: &Path) -> SqliteStore {
             lifetime: None,
             keep_alive: None,
             fingerprint: None,
+            consent: None,
         },
         patch: ConnectionPatch::default(),
+        held: None,
+        account: tokenward::authorize::Account::Any,
+        attempt: None,
     };
     assert!(matches!(
         store.authorize(request).await.unwrap().value,

@@ -146,6 +146,7 @@ fn rows(keyring: &Keyring, number: u64, expired: u64, now: StoreTime) -> [Record
         claim: None,
         attempt: None,
         trouble: None,
+        consent: None,
     };
     let mut connection = Connection::new(connection, now);
     connection.grant = Some(id);

@@ -1,6 +1,6 @@
 //! What no single value of a connector file shows.
 
-use super::{Connector, EndpointKind, GrantType};
+use super::{ClaimSource, Connector, EndpointKind, GrantType};
 use crate::endpoint::{Context, EndpointError, HostPattern, Template};
 
 /// A key, and what is wrong with it.
@@ -11,6 +11,7 @@ pub(super) fn check(connector: &Connector) -> Result<(), Fault> {
     endpoints(connector)?;
     api(connector)?;
     settings(connector)?;
+    identity(connector)?;
     rates(connector)
 }
 
@@ -93,6 +94,21 @@ fn settings(connector: &Connector) -> Result<(), Fault> {
             && let Err(problem) = setting.check_text(default)
         {
             return Err(("settings", format!("the default of `{name}` {problem}")));
+        }
+    }
+    Ok(())
+}
+
+fn identity(connector: &Connector) -> Result<(), Fault> {
+    let rules = &connector.identity;
+    for claim in rules.claims() {
+        let kept = connector.token.dialect.metadata.contains(&claim.field);
+        if claim.from == ClaimSource::Reply && !kept {
+            let why = format!("`{}` is to be among `token.metadata`", claim.field);
+            return Err(("identity", why));
+        }
+        if claim.from == ClaimSource::Userinfo && rules.userinfo.is_none() {
+            return Err(("identity", "`userinfo` is needed".to_owned()));
         }
     }
     Ok(())

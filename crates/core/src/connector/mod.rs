@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod check;
+mod identity;
 mod settings;
 mod signal;
 
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Deserialize;
 
 pub use catalogue::{Catalogue, ConnectorError};
+pub use identity::{CALLBACK_ISSUER_SETTING, Claim, ClaimSource, IdentityRules};
 pub use settings::{
     Pattern, Setting, SettingError, SettingKind, SettingProblem, validate_metadata,
     validate_settings,
@@ -51,6 +53,9 @@ pub struct Connector {
     pub token: TokenEndpoint,
     /// How refreshing behaves.
     pub refresh: RefreshRules,
+    /// How it is known whose account a login is of.
+    #[serde(default)]
+    pub identity: IdentityRules,
     /// RFC 7009.
     #[serde(default)]
     pub revocation: Option<Revocation>,
@@ -88,15 +93,18 @@ pub enum EndpointKind {
     Revocation,
     /// RFC 7662.
     Introspection,
+    /// Who has logged in (OpenID Connect Core section 5.3).
+    Userinfo,
 }
 
 impl EndpointKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Authorization,
         Self::Token,
         Self::Revocation,
         Self::Introspection,
+        Self::Userinfo,
     ];
 
     /// The name of its table in a connector file.
@@ -106,6 +114,7 @@ impl EndpointKind {
             Self::Token => "token",
             Self::Revocation => "revocation",
             Self::Introspection => "introspection",
+            Self::Userinfo => "identity.userinfo",
         }
     }
 }
@@ -268,6 +277,7 @@ impl Connector {
             EndpointKind::Token => Some(&self.token.url),
             EndpointKind::Revocation => self.revocation.as_ref().map(|it| &it.url),
             EndpointKind::Introspection => self.introspection.as_ref().map(|it| &it.url),
+            EndpointKind::Userinfo => self.identity.userinfo.as_ref(),
         }
     }
 

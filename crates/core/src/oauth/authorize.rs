@@ -99,6 +99,8 @@ pub enum CallbackError {
         description: Option<String>,
         /// The state, if it came back.
         state: Option<String>,
+        /// `iss` (RFC 9207), where the provider sends it.
+        issuer: Option<String>,
     },
     /// A parameter is missing, empty or given twice.
     #[error("the callback has no usable `{0}`")]
@@ -126,6 +128,7 @@ pub fn read_callback(query: &str, code_param: &str) -> Result<Callback, Callback
             description: one("error_description", "error_description")?
                 .map(|text| crate::secret::scrub(&text, &[])),
             state,
+            issuer: one("iss", "iss")?,
         });
     }
     Ok(Callback {

@@ -19,6 +19,9 @@ pub struct ServerMetadata {
     /// Missing means `client_secret_basic` (RFC 8414 section 2).
     #[serde(default)]
     pub token_endpoint_auth_methods_supported: Vec<String>,
+    /// Whether every answer to an authorization request names its issuer (RFC 9207 section 3).
+    #[serde(default)]
+    pub authorization_response_iss_parameter_supported: bool,
 }
 
 /// Where an issuer's metadata may stand: OpenID Connect's place first, then RFC 8414's.

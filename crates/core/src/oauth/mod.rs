@@ -19,10 +19,11 @@ pub use dialect::TokenDialect;
 pub use kept::KeptReply;
 pub use metadata::{ServerMetadata, metadata_urls, read_metadata};
 pub use reply::{
-    Introspection, Refusal, Subject, TokenReply, parse_retry_after, read_introspection,
-    read_token_reply,
+    Introspection, Refusal, Subject, TokenReply, parse_retry_after, read_id_token_field,
+    read_introspection, read_token_reply,
 };
 pub use request::{
     TokenRequest, client_credentials, code_exchange, introspect, metadata_request, refresh, revoke,
+    userinfo,
 };
 pub use token_set::{TokenResponse, TokenSet};

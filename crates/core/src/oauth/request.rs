@@ -112,6 +112,18 @@ pub fn introspect(
     post(endpoint, auth, client, &fields, &[])
 }
 
+/// Asks who has logged in (OpenID Connect Core section 5.3.1).
+pub fn userinfo(endpoint: &Endpoint, token: &Secret) -> TokenRequest {
+    let mut request = metadata_request(endpoint.clone());
+    let value = Zeroizing::new(format!("Bearer {}", token.expose()));
+    // A token that a reply was read with fits.
+    if let Ok(mut value) = HeaderValue::try_from(value.as_str()) {
+        value.set_sensitive(true);
+        request.headers.insert(header::AUTHORIZATION, value);
+    }
+    request
+}
+
 /// Asks for a metadata document (RFC 8414 section 3.1). It carries no secret.
 pub fn metadata_request(endpoint: Endpoint) -> TokenRequest {
     let mut headers = HeaderMap::new();

@@ -32,6 +32,7 @@ fn fresh(sealed: &str) -> FreshGrant {
         lifetime: Some(HOUR),
         keep_alive: None,
         fingerprint: None,
+        consent: None,
     }
 }
 

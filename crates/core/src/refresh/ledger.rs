@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::replay::{Replay, ReplayPolicy, replay};
 use crate::{
+    authorize::Consent,
     id::{ApplicationId, ConnectorId, GrantId, OwnerId},
     time::StoreTime,
 };
@@ -52,6 +53,8 @@ pub struct GrantRow {
     pub attempt: Option<Attempt>,
     /// Failures since the last commit.
     pub trouble: Option<Trouble>,
+    /// What the person who last authorized it has agreed to; `None`: not known.
+    pub consent: Option<Box<Consent>>,
 }
 
 /// Whether a grant can be refreshed at all.
@@ -550,6 +553,7 @@ impl GrantRow {
         self.claim = None;
         self.attempt = None;
         self.trouble = None;
+        self.consent = fresh.consent;
     }
 
     /// Takes the present use off the record: the token did not leave, or was handed back unused.
@@ -589,6 +593,8 @@ pub struct FreshGrant {
     pub keep_alive: Option<Duration>,
     /// Digest of the refresh token.
     pub fingerprint: Option<[u8; 32]>,
+    /// What was agreed to, if that is known.
+    pub consent: Option<Box<Consent>>,
 }
 
 impl FreshGrant {
@@ -618,6 +624,7 @@ impl FreshGrant {
             claim: None,
             attempt: None,
             trouble: None,
+            consent: None,
         };
         row.authorize(self, now);
         row

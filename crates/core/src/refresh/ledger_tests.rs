@@ -17,6 +17,7 @@ fn row() -> GrantRow {
         lifetime: Some(HOUR),
         keep_alive: None,
         fingerprint: None,
+        consent: None,
     }
     .into_row("g".into(), "a".into(), "c".into(), at(0))
 }
@@ -285,6 +286,7 @@ fn a_save_that_comes_late_lengthens_no_life() {
         lifetime: Some(HOUR),
         keep_alive: Some(2 * HOUR),
         fingerprint: None,
+        consent: None,
     };
     row.authorize(fresh(100), at(143));
     assert_eq!(row.expires_at, Some(at(3700)));
@@ -305,6 +307,7 @@ fn an_answer_from_before_a_new_authorization_is_void() {
         lifetime: None,
         keep_alive: None,
         fingerprint: None,
+        consent: None,
     };
     row.authorize(fresh, at(3601));
     assert!(matches!(
@@ -451,7 +454,7 @@ proptest! {
             match action {
                 Action::Pass { seconds } => now += seconds,
                 Action::Authorize => {
-                    let fresh = FreshGrant { counted_from: None, sealed: vec![9], expires_in: Some(HOUR), lifetime: None, keep_alive: None, fingerprint: None };
+                    let fresh = FreshGrant { counted_from: None, sealed: vec![9], expires_in: Some(HOUR), lifetime: None, keep_alive: None, fingerprint: None, consent: None, };
                     row.authorize(fresh, at(now));
                     prop_assert_eq!(row.version, before + 1);
                 }

@@ -17,7 +17,10 @@ use zeroize::Zeroizing;
 
 pub use keyring::{Key, KeyId, Keyring, KeyringError};
 
-use crate::{id::GrantId, secret::Secret};
+use crate::{
+    id::{AttemptId, ConnectionKey, GrantId},
+    secret::Secret,
+};
 
 const VERSION: u8 = 1;
 const KEY_LEN: usize = 32;
@@ -54,6 +57,18 @@ pub enum Purpose<'a> {
         /// The claim's epoch.
         epoch: u64,
     },
+    /// What an authorization attempt must remember, for its connection.
+    Attempt {
+        /// The attempt.
+        attempt: &'a AttemptId,
+        /// What it is to connect.
+        connection: &'a ConnectionKey,
+    },
+    /// What was granted to an attempt, spooled.
+    SpooledAttempt {
+        /// The attempt.
+        attempt: &'a AttemptId,
+    },
     /// The vault's own values, such as the pepper of its digests.
     Vault {
         /// The value's name.
@@ -64,7 +79,7 @@ pub enum Purpose<'a> {
 impl Purpose<'_> {
     /// Unambiguous bytes: each part with its length in front.
     fn bytes(self) -> Vec<u8> {
-        let number;
+        let (number, name);
         let parts: [&[u8]; 3] = match self {
             Self::TokenSet { grant, version: v } => {
                 number = v.to_be_bytes();
@@ -82,6 +97,17 @@ impl Purpose<'_> {
             Self::UnreadAnswer { grant, epoch } => {
                 number = epoch.to_be_bytes();
                 [b"unread answer", grant.as_str().as_bytes(), &number]
+            }
+            Self::Attempt {
+                attempt,
+                connection,
+            } => {
+                // A map of strings, in one order.
+                name = serde_json::to_vec(connection).expect("strings serialize");
+                [b"attempt", attempt.as_str().as_bytes(), &name]
+            }
+            Self::SpooledAttempt { attempt } => {
+                [b"spooled attempt", attempt.as_str().as_bytes(), b""]
             }
             Self::Vault { name } => [b"vault", name.as_bytes(), b""],
         };

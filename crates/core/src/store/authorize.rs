@@ -2,6 +2,7 @@
 
 use super::{Connection, ConnectionPatch};
 use crate::{
+    authorize::{Account, AttemptRow, Identity, Sameness},
     id::{ConnectionKey, GrantId},
     refresh::ledger::{FreshGrant, GrantRow},
     time::StoreTime,
@@ -12,14 +13,22 @@ use crate::{
 pub struct Authorize {
     /// The connection; made if it does not exist.
     pub connection: ConnectionKey,
-    /// Its grant: a new id, or the one that it has.
+    /// The grant that it was seen to use, if that exists.
+    pub held: Option<GrantId>,
+    /// Its grant from now on: a new id, the one that it has, or another that has the same token. The
+    /// one that it used before goes with its last connection.
     pub grant: GrantId,
     /// The grant's version that was read; 0 for a new grant.
     pub expected: u64,
+    /// Which account it may be of.
+    pub account: Account,
     /// The token set, sealed for the version after `expected`.
     pub fresh: FreshGrant,
     /// Changes to the connection's own values.
     pub patch: ConnectionPatch,
+    /// The attempt that ends with it, as it is then; its revision is the one that was read. What the
+    /// provider has just granted to it is alive, whatever was seen of the token before.
+    pub attempt: Option<Box<AttemptRow>>,
 }
 
 /// What became of an authorization.
@@ -34,8 +43,10 @@ pub enum Authorized {
 /// Why an authorization was not saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// The grant's version has moved, or the connection has another grant: read again.
+    /// The grant's version or the attempt has moved, or the connection has another grant: read again.
     Moved,
+    /// It is of another account than the connection's, or that could not be told.
+    OtherAccount(Box<Identity>, Sameness),
     /// Another grant has the same refresh token: share it.
     Twin(GrantId),
     /// A refresh has replaced this refresh token here. Its provider would take a use of it for
@@ -55,8 +66,10 @@ pub struct Present {
     pub row: Option<GrantRow>,
     /// The connection.
     pub connection: Option<Connection>,
-    /// Whether the grant that the connection uses exists.
-    pub granted: bool,
+    /// The grant that the connection uses, if it exists.
+    pub used: Option<GrantRow>,
+    /// The attempt's revision.
+    pub attempt: Option<u64>,
     /// The first grant by id, of the same application and connector, with the same refresh token.
     pub twin: Option<GrantId>,
     /// Where the refresh token was replaced, in a grant of the same application and connector.
@@ -80,20 +93,18 @@ impl Authorize {
         if present.row.as_ref().map_or(0, |row| row.version) != self.expected {
             return Err(Conflict::Moved);
         }
-        let used = present.connection.as_ref().and_then(|c| c.grant.as_ref());
-        let theirs = if self.expected > 0 {
-            used != Some(&self.grant)
-        } else {
-            // A new grant does not replace one that exists.
-            present.granted
-        };
-        if theirs {
+        if present.used.as_ref().map(|row| &row.id) != self.held.as_ref() {
             return Err(Conflict::Moved);
         }
+        if self.attempt.as_ref().map(|attempt| attempt.revision) != present.attempt {
+            return Err(Conflict::Moved);
+        }
+        self.same_account(present.used.as_ref())?;
         // A provider may grant an earlier token once more: what is held at present is no old one.
         let held = present.row.as_ref().and_then(|row| row.fingerprint);
         if let Some(replaced) = present.replaced
             && held != Some(replaced.fingerprint)
+            && self.attempt.is_none()
         {
             return Err(Conflict::Replaced {
                 grant: replaced.grant,
@@ -119,6 +130,23 @@ impl Authorize {
         connection.grant = Some(self.grant);
         connection.apply(self.patch, now);
         Ok((connection, row))
+    }
+
+    fn same_account(&self, used: Option<&GrantRow>) -> Result<(), Conflict> {
+        let kept = used.and_then(|row| row.consent.as_ref());
+        let Some(kept) = kept.filter(|_| self.account == Account::Same) else {
+            return Ok(());
+        };
+        let nobody = Identity::default();
+        let came = self.fresh.consent.as_ref();
+        let came = came.map_or(&nobody, |consent| &consent.identity);
+        match kept.identity.compare(came) {
+            Sameness::Same => Ok(()),
+            other => Err(Conflict::OtherAccount(
+                Box::new(kept.identity.clone()),
+                other,
+            )),
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use super::{
     OAuthClient, Record, ReplacedToken, Stamped, StoreResult, UnreadAnswer, ports,
 };
 use crate::{
-    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
+    authorize::AttemptRow,
+    id::{ApplicationId, AttemptId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
     },
@@ -72,7 +73,17 @@ disturbed! {
         authorize(request: Authorize) -> Stamped<Authorized>;
         save_connection(key: &ConnectionKey, patch: ConnectionPatch) -> Connection;
         link(key: &ConnectionKey, grant: &GrantId, patch: ConnectionPatch) -> Option<Connection>;
+        unlink(key: &ConnectionKey) -> Option<Deleted>;
         delete_connection(key: &ConnectionKey) -> Option<Deleted>;
+    }
+    Attempts {
+        begin_attempt(row: AttemptRow) -> Option<Stamped<AttemptRow>>;
+        attempt(id: &AttemptId) -> Stamped<Option<AttemptRow>>;
+        attempts_at(key: &ConnectionKey) -> Stamped<Vec<AttemptRow>>;
+        replace_attempt(row: AttemptRow) -> bool;
+        remove_attempt(id: &AttemptId, revision: u64) -> bool;
+        attempts_due(limit: usize) -> Stamped<Vec<AttemptRow>>;
+        attempts_after(after: Option<&AttemptId>, limit: usize) -> Vec<AttemptRow>;
     }
     Clients {
         put_client(client: OAuthClient) -> ();

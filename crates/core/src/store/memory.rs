@@ -10,13 +10,14 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::{
-    ApiKey, Application, ApplicationSettings, Authorize, Authorized, Change, Changes, Clients,
-    Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
+    ApiKey, Application, ApplicationSettings, Attempts, Authorize, Authorized, Change, Changes,
+    Clients, Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
     Consumers, Deleted, Feed, Freeze, Ledger, Lines, Moving, OAuthClient, Present, Record,
     ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer, UnreadAnswers, Values,
 };
 use crate::{
-    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
+    authorize::AttemptRow,
+    id::{ApplicationId, AttemptId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
         Standing,
@@ -43,6 +44,7 @@ struct State {
     consumers: BTreeMap<(ApplicationId, ConsumerId), Consumer>,
     keys: Vec<ApiKey>,
     values: BTreeMap<String, Vec<u8>>,
+    attempts: BTreeMap<AttemptId, AttemptRow>,
     unread: BTreeMap<(GrantId, u64), UnreadAnswer>,
     replaced: BTreeMap<(GrantId, u8), ReplacedToken>,
     changes: Vec<Change>,
@@ -327,14 +329,93 @@ impl Connections for MemoryStore {
         Ok(Some(connection))
     }
 
+    async fn unlink(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
+        let now = self.now();
+        let mut state = self.changing()?;
+        let Some(connection) = state.connections.get_mut(key) else {
+            return Ok(None);
+        };
+        let before = connection.unlink(now);
+        let connection = connection.clone();
+        state.changes.push(Change::Connection(key.clone()));
+        let grant = state.drop_unused(before.as_ref());
+        Ok(Some(Deleted { connection, grant }))
+    }
+
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
         let mut state = self.changing()?;
         let Some(connection) = state.connections.remove(key) else {
             return Ok(None);
         };
+        state.attempts.retain(|_, row| row.connection != *key);
         state.changes.push(Change::Connection(key.clone()));
         let grant = state.drop_unused(connection.grant.as_ref());
         Ok(Some(Deleted { connection, grant }))
+    }
+}
+
+#[async_trait]
+impl Attempts for MemoryStore {
+    async fn begin_attempt(&self, mut row: AttemptRow) -> StoreResult<Option<Stamped<AttemptRow>>> {
+        let at = self.now();
+        let mut state = self.changing()?;
+        row.begin(at);
+        let Some(surplus) = AttemptRow::surplus(&state.attempts_at(&row.connection), at) else {
+            return Ok(None);
+        };
+        for id in surplus {
+            state.attempts.remove(&id);
+        }
+        state.attempts.insert(row.id.clone(), row.clone());
+        Ok(Some(Stamped { value: row, at }))
+    }
+
+    async fn attempt(&self, id: &AttemptId) -> StoreResult<Stamped<Option<AttemptRow>>> {
+        Ok(Stamped {
+            value: self.state()?.attempts.get(id).cloned(),
+            at: self.now(),
+        })
+    }
+
+    async fn attempts_at(&self, key: &ConnectionKey) -> StoreResult<Stamped<Vec<AttemptRow>>> {
+        Ok(Stamped {
+            value: self.state()?.attempts_at(key),
+            at: self.now(),
+        })
+    }
+
+    async fn replace_attempt(&self, row: AttemptRow) -> StoreResult<bool> {
+        Ok(self.changing()?.replace_attempt(row))
+    }
+
+    async fn remove_attempt(&self, id: &AttemptId, revision: u64) -> StoreResult<bool> {
+        let mut state = self.changing()?;
+        let known = state.attempts.get(id);
+        if known.is_none_or(|row| row.revision != revision) {
+            return Ok(false);
+        }
+        Ok(state.attempts.remove(id).is_some())
+    }
+
+    async fn attempts_due(&self, limit: usize) -> StoreResult<Stamped<Vec<AttemptRow>>> {
+        let at = self.now();
+        let state = self.state()?;
+        let due = state.attempts.values().filter(|row| row.due_at() <= at);
+        let mut value: Vec<_> = due.cloned().collect();
+        value.sort_by_key(AttemptRow::due_at);
+        value.truncate(limit);
+        Ok(Stamped { value, at })
+    }
+
+    async fn attempts_after(
+        &self,
+        after: Option<&AttemptId>,
+        limit: usize,
+    ) -> StoreResult<Vec<AttemptRow>> {
+        let state = self.state()?;
+        let later = state.attempts.values();
+        let later = later.filter(|row| after.is_none_or(|after| row.id > *after));
+        Ok(later.take(limit).cloned().collect())
     }
 }
 
@@ -467,6 +548,9 @@ impl Tenants for MemoryStore {
             .applications
             .retain(|application| application.id != *id);
         state.keys.retain(|key| key.application != *id);
+        state
+            .attempts
+            .retain(|_, row| row.connection.application != *id);
         state
             .clients
             .retain(|(application, _), _| application != id);
@@ -742,6 +826,22 @@ impl Moving for MemoryStore {
 impl Lines for MemoryStore {}
 
 impl State {
+    fn attempts_at(&self, key: &ConnectionKey) -> Vec<AttemptRow> {
+        let at = self.attempts.values().filter(|row| row.connection == *key);
+        at.cloned().collect()
+    }
+
+    fn replace_attempt(&mut self, mut row: AttemptRow) -> bool {
+        match self.attempts.get_mut(&row.id) {
+            Some(present) if present.revision == row.revision => {
+                row.revision += 1;
+                *present = row;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn unread_of(&self, grant: &GrantId) -> Vec<UnreadAnswer> {
         let of = self.unread.iter().filter(|((of, _), _)| of == grant);
         of.map(|(_, answer)| answer.clone()).collect()
@@ -798,13 +898,19 @@ impl State {
     fn authorize(&mut self, request: Authorize, now: StoreTime) -> Authorized {
         let (key, grant) = (request.connection.clone(), request.grant.clone());
         let fingerprint = request.fresh.fingerprint;
+        let (before, attempt) = (request.held.clone(), request.attempt.clone());
         let of_provider =
             |row: &GrantRow| row.application == key.application && row.connector == key.service;
         let connection = self.connections.get(&key).cloned();
         let used = connection.as_ref().and_then(|c| c.grant.as_ref());
         let present = Present {
             row: self.grants.get(&grant).cloned(),
-            granted: used.is_some_and(|used| self.grants.contains_key(used)),
+            used: used.and_then(|used| self.grants.get(used)).cloned(),
+            attempt: request
+                .attempt
+                .as_ref()
+                .and_then(|attempt| self.attempts.get(&attempt.id))
+                .map(|attempt| attempt.revision),
             twin: self
                 .same_token(&key.application, &key.service, fingerprint)
                 .map(|row| row.id.clone()),
@@ -822,7 +928,11 @@ impl State {
             Err(conflict) => Authorized::Conflict(conflict),
             Ok((connection, row)) => {
                 self.grants.insert(grant.clone(), row.clone());
+                if let Some(attempt) = attempt {
+                    self.replace_attempt(*attempt);
+                }
                 self.save(connection.clone());
+                self.drop_unused(before.as_ref());
                 self.changes
                     .extend([Change::Grant(grant, row.version), Change::Connection(key)]);
                 Authorized::Done(Box::new(connection), Box::new(row))
@@ -861,6 +971,9 @@ impl State {
             Record::Consumer(consumer) => {
                 let name = (consumer.application.clone(), consumer.id.clone());
                 self.consumers.insert(name, consumer);
+            }
+            Record::Attempt(row) => {
+                self.attempts.insert(row.id.clone(), *row);
             }
             Record::Unread(answer) => {
                 let name = (answer.grant.clone(), answer.epoch);

@@ -1,7 +1,8 @@
 //! The ports: what the vault and the server ask of a store, by audience.
 //!
-//! [`Store`] is all of them. [`Tenants`], [`Consumers`], [`Moving`] and [`Lines`] have defaults, so that a store
-//! for one application alone, which nobody moves, has nothing to write for them.
+//! [`Store`] is all of them. [`Attempts`], [`Tenants`], [`Consumers`], [`Moving`] and [`Lines`] have defaults,
+//! so that a store for one application alone, which nobody moves and whose grants are imported, has
+//! nothing to write for them.
 
 use std::{fmt, time::Duration};
 
@@ -14,10 +15,12 @@ use super::{
     Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer, Whole,
 };
 use crate::{
-    id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
+    authorize::AttemptRow,
+    id::{ApplicationId, AttemptId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::{
         ClaimReply, ClaimRequest, CommitReply, CommitRequest, GrantRow, SettleReply, SettleRequest,
     },
+    time::StoreTime,
 };
 
 /// The vault's store: all ports.
@@ -25,6 +28,7 @@ pub trait Store:
     Ledger
     + UnreadAnswers
     + Connections
+    + Attempts
     + Clients
     + Tenants
     + Consumers
@@ -39,6 +43,7 @@ impl<T> Store for T where
     T: Ledger
         + UnreadAnswers
         + Connections
+        + Attempts
         + Clients
         + Tenants
         + Consumers
@@ -157,8 +162,53 @@ pub trait Connections: Ledger + Clients {
         grant: &GrantId,
         patch: ConnectionPatch,
     ) -> StoreResult<Option<Connection>>;
+    /// Takes a connection's grant away; the connection stays. The grant goes if no other connection
+    /// uses it.
+    async fn unlink(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>>;
     /// Deletes a connection, and its grant if no other connection uses it.
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>>;
+}
+
+/// Authorization attempts. By default: none are kept, and none can be begun.
+#[async_trait]
+pub trait Attempts: Send + Sync + fmt::Debug {
+    /// Keeps a new attempt, stamped by [`AttemptRow::begin`]. What is then too much at its connection
+    /// goes ([`AttemptRow::surplus`]); `None` if that is not enough.
+    async fn begin_attempt(&self, _row: AttemptRow) -> StoreResult<Option<Stamped<AttemptRow>>> {
+        Err(not_kept("authorization attempts"))
+    }
+    /// Reads an attempt.
+    async fn attempt(&self, _id: &AttemptId) -> StoreResult<Stamped<Option<AttemptRow>>> {
+        Err(not_kept("authorization attempts"))
+    }
+    /// The attempts at a connection, in any order.
+    async fn attempts_at(&self, _key: &ConnectionKey) -> StoreResult<Stamped<Vec<AttemptRow>>> {
+        Err(not_kept("authorization attempts"))
+    }
+    /// Writes a row in the place of the one of its revision; `false` if that has moved. Of several who
+    /// have read the same row one succeeds. Durable when it returns.
+    async fn replace_attempt(&self, _row: AttemptRow) -> StoreResult<bool> {
+        Err(not_kept("authorization attempts"))
+    }
+    /// Forgets an attempt of this revision; `false` if that has moved.
+    async fn remove_attempt(&self, _id: &AttemptId, _revision: u64) -> StoreResult<bool> {
+        Err(not_kept("authorization attempts"))
+    }
+    /// Attempts whose time has come ([`AttemptRow::due_at`]), the longest due first, at most `limit`.
+    async fn attempts_due(&self, _limit: usize) -> StoreResult<Stamped<Vec<AttemptRow>>> {
+        Ok(Stamped {
+            value: Vec::new(),
+            at: StoreTime::default(),
+        })
+    }
+    /// Everybody's attempts by id, after `after`, at most `limit`.
+    async fn attempts_after(
+        &self,
+        _after: Option<&AttemptId>,
+        _limit: usize,
+    ) -> StoreResult<Vec<AttemptRow>> {
+        Ok(Vec::new())
+    }
 }
 
 /// Applications' registrations at providers.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{ApplicationSettings, ReplacedToken, Stamped, UnreadAnswer};
 use crate::{
+    authorize::AttemptRow,
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     refresh::ledger::GrantRow,
     time::StoreTime,
@@ -189,6 +190,12 @@ impl Connection {
         }
     }
 
+    /// Takes its grant away: the one that it used.
+    pub fn unlink(&mut self, now: StoreTime) -> Option<GrantId> {
+        self.updated_at = now;
+        self.grant.take()
+    }
+
     /// Applies a patch.
     pub fn apply(&mut self, patch: ConnectionPatch, now: StoreTime) {
         self.enabled = patch.enabled.unwrap_or(self.enabled);
@@ -239,6 +246,8 @@ pub enum Record {
     Unread(UnreadAnswer),
     /// A refresh token that was replaced.
     Replaced(ReplacedToken),
+    /// An authorization attempt.
+    Attempt(Box<AttemptRow>),
 }
 
 /// What a store that is being moved refuses, to all processes, until it is told otherwise.

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{Vault, provider::Whose};
 use crate::{
+    authorize::Account,
     connector::{Connector, GrantType, SettingError, validate_metadata, validate_settings},
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     oauth::TokenSet,
@@ -17,8 +18,8 @@ use crate::{
     seal::Purpose,
     secret::Secret,
     store::{
-        Authorize, Authorized, Change, Conflict, Connection, ConnectionPatch, OAuthClient, Stamped,
-        StoreError,
+        Authorize, Authorized, Change, Conflict, Connection, ConnectionPatch, Deleted, OAuthClient,
+        Stamped, StoreError,
     },
     time::StoreTime,
 };
@@ -120,6 +121,15 @@ pub enum AdminError {
     Store(#[from] StoreError),
 }
 
+/// What tokens are that somebody brings.
+#[derive(Clone, Copy)]
+pub(super) enum Given {
+    /// A login of whoever it may be.
+    New,
+    /// Later ones of the same login.
+    Later,
+}
+
 impl Vault {
     /// Finds the connector of a key, and checks that it serves the key's unified API.
     ///
@@ -211,7 +221,7 @@ impl Vault {
         let (vault, key) = (self.clone(), key.clone());
         self.to_its_end(async move {
             vault
-                .authorize(&key, &tokens, patch, keep_alive, life)
+                .authorize(&key, &tokens, patch, keep_alive, life, Given::New)
                 .await
         })
         .await
@@ -247,7 +257,9 @@ impl Vault {
         let (vault, key) = (self.clone(), key.clone());
         self.to_its_end(async move {
             let no_life = |_| (Some(Duration::ZERO), None);
-            vault.authorize(&key, &tokens, patch, None, no_life).await
+            vault
+                .authorize(&key, &tokens, patch, None, no_life, Given::New)
+                .await
         })
         .await
     }
@@ -259,6 +271,7 @@ impl Vault {
         patch: ConnectionPatch,
         refresh_lifetime: Option<Duration>,
         life: impl Fn(StoreTime) -> (Option<Duration>, Option<Duration>),
+        what: Given,
     ) -> Result<Connection, AdminError> {
         let inner = &self.inner;
         let fingerprint = inner.fingerprint(&key.application, &key.service, tokens);
@@ -288,7 +301,12 @@ impl Vault {
             }
             let grant = present.unwrap_or_else(|| GrantId::new(uuid::Uuid::now_v7().to_string()));
             let stamped = inner.store.grant(&grant).await?;
-            let expected = stamped.value.map_or(0, |row| row.version);
+            let held = stamped.value.as_ref().map(|_| grant.clone());
+            let expected = stamped.value.as_ref().map_or(0, |row| row.version);
+            let consent = match what {
+                Given::Later => stamped.value.and_then(|row| row.consent),
+                Given::New => None,
+            };
             let (expires_in, lifetime) = life(stamped.at);
             let purpose = Purpose::TokenSet {
                 grant: &grant,
@@ -303,13 +321,18 @@ impl Vault {
                     .filter(|_| tokens.refresh_token.is_some())
                     .map(|rest| schedule::keep_alive(rest, inner.chance.fraction())),
                 fingerprint,
+                consent,
             };
             let request = Authorize {
                 connection: key.clone(),
+                held,
                 grant,
                 expected,
+                // Whoever imports has seen to it.
+                account: Account::Any,
                 fresh,
                 patch: patch.clone(),
+                attempt: None,
             };
             let asked = inner.clock.now();
             let Stamped { value, at } = inner.store.authorize(request).await?;
@@ -332,7 +355,9 @@ impl Vault {
                     return Err(AdminError::ReplacedToken { at, holder });
                 }
                 // The next turn finds what is there now.
-                Authorized::Conflict(Conflict::Moved | Conflict::Twin(_)) => {}
+                Authorized::Conflict(
+                    Conflict::Moved | Conflict::Twin(_) | Conflict::OtherAccount(..),
+                ) => {}
             }
         }
         Err(AdminError::Conflict)
@@ -421,10 +446,37 @@ impl Vault {
             .delete_connection(key)
             .await?
             .ok_or_else(|| AdminError::UnknownConnection(key.to_string()))?;
+        self.revoke_removed(key, deleted).await;
+        Ok(())
+    }
+
+    /// Takes a connection's grant away; the connection stays, with its settings. The grant is revoked at
+    /// the provider as with [`delete`](Self::delete).
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    ///
+    /// # Cancellation
+    ///
+    /// As with [`delete`](Self::delete).
+    pub async fn disconnect(&self, key: &ConnectionKey) -> Result<Connection, AdminError> {
+        let (vault, key) = (self.clone(), key.clone());
+        self.to_its_end(async move {
+            let unlinked = vault.inner.store.unlink(&key).await?;
+            let unlinked =
+                unlinked.ok_or_else(|| AdminError::UnknownConnection(key.to_string()))?;
+            let connection = unlinked.connection.clone();
+            vault.revoke_removed(&key, unlinked).await;
+            Ok(connection)
+        })
+        .await
+    }
+
+    async fn revoke_removed(&self, key: &ConnectionKey, deleted: Deleted) {
+        let inner = &self.inner;
         self.apply(&[Change::Connection(key.clone())]).await;
-        let Some(row) = deleted.grant else {
-            return Ok(());
-        };
+        let Some(row) = deleted.grant else { return };
         inner.grants.pin().remove(&row.id);
         let connector = self.catalogue().find(row.connector.as_str()).cloned();
         let purpose = Purpose::TokenSet {
@@ -436,7 +488,7 @@ impl Vault {
         match (connector, tokens) {
             (Some(connector), Some(tokens)) => {
                 let whose = Whose {
-                    grant: &row.id,
+                    grant: Some(&row.id),
                     application: &row.application,
                     connector: &connector,
                     settings: Some(&deleted.connection.settings),
@@ -447,7 +499,6 @@ impl Vault {
                 tracing::warn!(grant = %row.id, "a deleted grant is not revoked at the provider: its tokens or its connector cannot be read");
             }
         }
-        Ok(())
     }
 
     /// Does something to its end, whether or not the caller waits for it.

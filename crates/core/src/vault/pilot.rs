@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     connector::Connector,
-    id::{ApplicationId, ConnectorId, OwnerId},
+    id::{ApplicationId, ConnectionKey, ConnectorId, OwnerId},
     observe::Signal,
     refresh::{
         flight::{Effect, Ending, Event, Fault, Flight, Outcome, Plan, Stored},
@@ -501,7 +501,7 @@ impl Inner {
         self.gate_of(&entry.application, &entry.connector, ask)
     }
 
-    fn gate_of<R>(
+    pub(super) fn gate_of<R>(
         &self,
         application: &ApplicationId,
         connector: &Connector,
@@ -512,6 +512,20 @@ impl Inner {
         ask(gates
             .entry(key)
             .or_insert_with(|| Gate::new(connector.gate_limits())))
+    }
+
+    /// A token endpoint failed somebody who has no grant yet.
+    pub(super) fn gate_ill(
+        &self,
+        key: &ConnectionKey,
+        connector: &Connector,
+        fault: Fault,
+        retry_after: Option<Duration>,
+    ) {
+        let now = self.clock.now();
+        self.gate_of(&key.application, connector, |gate| {
+            gate.ill(fault, retry_after, now)
+        });
     }
 
     /// An OAuth client was set: what its grants were refused for may be mended.

@@ -65,7 +65,8 @@ pub(super) struct Prepared {
 /// Whose endpoints and client are meant.
 #[derive(Clone, Copy)]
 pub(super) struct Whose<'a> {
-    pub(super) grant: &'a GrantId,
+    /// Whose connection's settings are looked up, if they are needed.
+    pub(super) grant: Option<&'a GrantId>,
     pub(super) application: &'a ApplicationId,
     pub(super) connector: &'a Connector,
     /// The connection's settings, where the store does not know them any more.
@@ -75,7 +76,7 @@ pub(super) struct Whose<'a> {
 impl GrantEntry {
     pub(super) fn whose(&self) -> Whose<'_> {
         Whose {
-            grant: &self.id,
+            grant: Some(&self.id),
             application: &self.application,
             connector: &self.connector,
             settings: None,
@@ -136,7 +137,7 @@ impl Inner {
 
     /// The OAuth client of a grant, and one of its endpoints. The one door to a provider: what it
     /// gives out is on the connector's host list.
-    async fn client_at(
+    pub(super) async fn client_at(
         &self,
         whose: Whose<'_>,
         kind: EndpointKind,
@@ -159,11 +160,11 @@ impl Inner {
         let settings = match settings {
             Some(settings) => connector.settings_text(settings),
             None if names_settings => {
-                let connection = self
-                    .store
-                    .connection_of(grant)
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let connection = match grant {
+                    Some(grant) => self.store.connection_of(grant).await,
+                    None => Ok(None),
+                };
+                let connection = connection.map_err(|error| error.to_string())?;
                 let settings = connection.map(|connection| connection.settings);
                 connector.settings_text(&settings.unwrap_or_default())
             }
@@ -199,6 +200,7 @@ impl Inner {
                 credentials,
                 auth,
                 scopes: client.scopes,
+                settings: client.settings,
             },
             endpoint,
         ))
@@ -324,6 +326,7 @@ impl Inner {
         let Whose {
             grant, connector, ..
         } = whose;
+        let grant = grant.map_or("of a login", GrantId::as_str);
         let (Some(revocation), Some(token)) = (&connector.revocation, &tokens.refresh_token) else {
             return;
         };
@@ -397,8 +400,10 @@ impl Inner {
     }
 }
 
-struct UsableClient {
-    credentials: ClientCredentials,
-    auth: ClientAuth,
-    scopes: Vec<String>,
+/// An OAuth client, opened.
+pub(super) struct UsableClient {
+    pub(super) credentials: ClientCredentials,
+    pub(super) auth: ClientAuth,
+    pub(super) scopes: Vec<String>,
+    pub(super) settings: BTreeMap<String, String>,
 }

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::{Vault, admin::AdminError};
-use crate::seal::{Purpose, SealError};
+use crate::{
+    authorize::AttemptRow,
+    seal::{Purpose, SealError},
+};
 
 impl Vault {
     /// Seals everything anew that is not sealed with the active key; safe while others work.
@@ -38,6 +41,7 @@ impl Vault {
             }
         }
         self.reseal_unread(&mut done).await?;
+        self.reseal_attempts(&mut done).await?;
         self.reseal_clients(&mut done).await?;
         // The pepper comes last: it is what an opening vault checks its key against.
         let purpose = Purpose::Vault { name: "pepper" };
@@ -70,6 +74,33 @@ impl Vault {
                 };
                 let sealed = inner.keyring().seal(purpose, &plain);
                 done.count += usize::from(inner.store.reseal_unread(answer, sealed).await?);
+            }
+        }
+    }
+
+    async fn reseal_attempts(&self, done: &mut Resealed) -> Result<(), AdminError> {
+        let inner = &self.inner;
+        let mut after = None;
+        loop {
+            let page = inner.store.attempts_after(after.as_ref(), 256).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.id.clone());
+            let outdated = |sealed: &[u8]| inner.keyring().is_outdated(sealed);
+            for row in page.into_iter().filter(|row| outdated(&row.sealed)) {
+                let purpose = Purpose::Attempt {
+                    attempt: &row.id,
+                    connection: &row.connection,
+                };
+                let opened = inner.unseal(purpose, &row.sealed);
+                let Some(plain) = done.opened(&row.id, opened) else {
+                    continue;
+                };
+                let sealed = inner.keyring().seal(purpose, &plain);
+                // What moved meanwhile is sealed with the active key already.
+                let resealed = AttemptRow { sealed, ..row };
+                done.count += usize::from(inner.store.replace_attempt(resealed).await?);
             }
         }
     }

@@ -164,7 +164,7 @@ impl Vault {
             Some(resolved) if resolved.trusted() => Ok(resolved),
             // Boxed, so that those who find it carry no room for the search.
             Some(resolved) if resolved.doubted() => {
-                Box::pin(self.confirm(key, resolved, deadline)).await
+                Box::pin(self.compare_copy(key, resolved, deadline)).await
             }
             _ => Box::pin(self.inner.within(deadline, self.find(key))).await,
         }
@@ -172,7 +172,7 @@ impl Vault {
 
     /// Compares a copy with the store, which may tell of something newer. While the store does
     /// not answer, the copy is served on: nothing says that it has been replaced.
-    async fn confirm(
+    async fn compare_copy(
         &self,
         key: &ConnectionKey,
         copy: Arc<Resolved>,

@@ -11,7 +11,8 @@ use super::{
     provider::{Granted, Whose},
 };
 use crate::{
-    id::{ApplicationId, ConnectorId, GrantId},
+    authorize::{AttemptRow, Held},
+    id::{ApplicationId, AttemptId, ConnectionKey, ConnectorId, GrantId, OwnerId},
     oauth::TokenSet,
     observe::Signal,
     refresh::ledger::{CommitReply, CommitRequest, GrantRow},
@@ -26,6 +27,21 @@ use crate::{
 struct Envelope {
     grant: GrantId,
     sealed: String,
+}
+
+/// The file of a login.
+#[derive(Serialize, Deserialize)]
+struct LoginEnvelope {
+    attempt: AttemptId,
+    sealed: String,
+}
+
+/// Inside the seal.
+#[derive(Serialize, Deserialize)]
+struct LoginLetter {
+    connection: ConnectionKey,
+    owner: OwnerId,
+    held: String,
 }
 
 /// Inside the seal.
@@ -52,6 +68,15 @@ enum Unreadable {
     NoKey(SealError),
     /// Nothing will ever open it.
     Corrupt,
+}
+
+impl Unreadable {
+    fn of(error: SealError) -> Self {
+        match error {
+            SealError::UnknownKey(_) => Self::NoKey(error),
+            SealError::Malformed | SealError::Altered => Self::Corrupt,
+        }
+    }
 }
 
 impl Inner {
@@ -86,6 +111,41 @@ impl Inner {
         serde_json::to_vec(&envelope).expect("plain data serializes")
     }
 
+    /// What a login has granted.
+    pub(super) fn spool_login(&self, row: &AttemptRow, owner: &OwnerId, held: &Held) -> Vec<u8> {
+        let letter = LoginLetter {
+            connection: row.connection.clone(),
+            owner: owner.clone(),
+            held: STANDARD.encode(held.to_plain()),
+        };
+        let plain = Zeroizing::new(serde_json::to_vec(&letter).expect("plain data serializes"));
+        let purpose = Purpose::SpooledAttempt { attempt: &row.id };
+        let envelope = LoginEnvelope {
+            attempt: row.id.clone(),
+            sealed: STANDARD.encode(self.keyring().seal(purpose, &plain)),
+        };
+        serde_json::to_vec(&envelope).expect("plain data serializes")
+    }
+
+    fn read_login(&self, envelope: &LoginEnvelope) -> Result<(LoginLetter, Held), Unreadable> {
+        let sealed = STANDARD
+            .decode(&envelope.sealed)
+            .map_err(|_| Unreadable::Corrupt)?;
+        let purpose = Purpose::SpooledAttempt {
+            attempt: &envelope.attempt,
+        };
+        let plain = self.unseal(purpose, &sealed).map_err(Unreadable::of)?;
+        let letter: LoginLetter =
+            serde_json::from_slice(&plain).map_err(|_| Unreadable::Corrupt)?;
+        let held = Zeroizing::new(
+            STANDARD
+                .decode(&letter.held)
+                .map_err(|_| Unreadable::Corrupt)?,
+        );
+        let held = Held::from_plain(&held).ok_or(Unreadable::Corrupt)?;
+        Ok((letter, held))
+    }
+
     fn read_spooled(&self, bytes: &[u8]) -> Result<(GrantId, Letter, TokenSet), Unreadable> {
         let envelope: Envelope = serde_json::from_slice(bytes).map_err(|_| Unreadable::Corrupt)?;
         let sealed = STANDARD
@@ -98,10 +158,7 @@ impl Inner {
                 },
                 &sealed,
             )
-            .map_err(|error| match error {
-                SealError::UnknownKey(_) => Unreadable::NoKey(error),
-                SealError::Malformed | SealError::Altered => Unreadable::Corrupt,
-            })?;
+            .map_err(Unreadable::of)?;
         let letter: Letter = serde_json::from_slice(&plain).map_err(|_| Unreadable::Corrupt)?;
         let tokens = Zeroizing::new(
             STANDARD
@@ -150,19 +207,12 @@ impl Vault {
     async fn adopt_one(&self, entry: &Spooled) -> bool {
         let inner = &self.inner;
         let name = &entry.name;
+        if let Ok(envelope) = serde_json::from_slice::<LoginEnvelope>(&entry.bytes) {
+            return self.adopt_spooled_login(name, &envelope).await;
+        }
         let (grant, letter, tokens) = match inner.read_spooled(&entry.bytes) {
             Ok(read) => read,
-            Err(Unreadable::NoKey(error)) => {
-                tracing::error!(entry = %name, %error, "a spooled token is sealed with another key; give that key too");
-                return false;
-            }
-            Err(Unreadable::Corrupt) => {
-                tracing::error!(entry = %name, "a spool entry is corrupt; it is put aside, not deleted");
-                if let Err(why) = inner.spool.set_aside(name).await {
-                    tracing::error!(%why, "it could not even be put aside");
-                }
-                return true;
-            }
+            Err(unreadable) => return self.unreadable(name, unreadable).await,
         };
         let purpose = Purpose::TokenSet {
             grant: &grant,
@@ -197,7 +247,7 @@ impl Vault {
         };
         if void && let Some(connector) = inner.catalogue.find(letter.connector.as_str()) {
             let whose = Whose {
-                grant: &grant,
+                grant: Some(&grant),
                 application: &letter.application,
                 connector,
                 settings: None,
@@ -208,5 +258,39 @@ impl Vault {
             tracing::warn!(%why, "an adopted spool entry is left behind; adopting it again is harmless");
         }
         true
+    }
+
+    /// Whether the entry is done with.
+    async fn adopt_spooled_login(&self, name: &str, envelope: &LoginEnvelope) -> bool {
+        let (letter, held) = match self.inner.read_login(envelope) {
+            Ok(read) => read,
+            Err(unreadable) => return self.unreadable(name, unreadable).await,
+        };
+        let (key, owner) = (&letter.connection, &letter.owner);
+        let adopted = self.adopt_login(key, &envelope.attempt, owner, &held);
+        if !adopted.await {
+            return false;
+        }
+        if let Err(why) = self.inner.spool.remove(name).await {
+            tracing::warn!(%why, "an adopted spool entry is left behind; adopting it again is harmless");
+        }
+        true
+    }
+
+    /// Whether an entry that does not open is done with.
+    async fn unreadable(&self, name: &str, unreadable: Unreadable) -> bool {
+        match unreadable {
+            Unreadable::NoKey(error) => {
+                tracing::error!(entry = %name, %error, "a spooled token is sealed with another key; give that key too");
+                false
+            }
+            Unreadable::Corrupt => {
+                tracing::error!(entry = %name, "a spool entry is corrupt; it is put aside, not deleted");
+                if let Err(why) = self.inner.spool.set_aside(name).await {
+                    tracing::error!(%why, "it could not even be put aside");
+                }
+                true
+            }
+        }
     }
 }

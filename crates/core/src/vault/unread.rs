@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{AdminError, Inner, Vault};
+use super::{AdminError, Inner, Vault, admin::Given};
 use crate::{
     id::{ConnectionKey, GrantId},
     oauth::{KeptReply, TokenReply, TokenSet},
@@ -193,7 +193,9 @@ impl Vault {
                 (left, lifetime)
             };
             let patch = ConnectionPatch::default();
-            let connection = self.authorize(key, &tokens, patch, rest, life).await?;
+            let connection = self
+                .authorize(key, &tokens, patch, rest, life, Given::Later)
+                .await?;
             self.forget_unread(&row.id, &answers).await?;
             let connection = Box::new(connection);
             return Ok(Recovered::Done { connection, at });

@@ -39,11 +39,12 @@ impl Vault {
     }
 }
 
-/// Adopts the spool and tidies the cache, at once and then now and then.
+/// Adopts the spool, tidies the cache and the attempts, at once and then now and then.
 async fn tidy_up(closing: CancellationToken, vault: Vault) {
     while !closing.is_cancelled() {
         vault.inner.tidy();
         vault.adopt_spool().await;
+        vault.tidy_attempts().await;
         let pause = vault.inner.clock.sleep(vault.inner.upkeep_pause());
         closing.run_until_cancelled(pause).await;
     }

@@ -367,5 +367,6 @@ fn fresh(tokens: Tokens, life: Duration) -> FreshGrant {
         lifetime: Some(LIFETIME),
         keep_alive: None,
         fingerprint: None,
+        consent: None,
     }
 }

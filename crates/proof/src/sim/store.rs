@@ -254,6 +254,8 @@ macro_rules! undisturbed {
 
 impl store::Lines for SimStore {}
 
+impl store::Attempts for SimStore {}
+
 undisturbed! {
     Tenants {
         add_application(id: &ApplicationId, name: &str) -> Application;
@@ -470,6 +472,10 @@ impl store::Connections for SimStore {
             Ok(linked)
         };
         self.call("link", None, effect).await
+    }
+
+    async fn unlink(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {
+        self.world.store.unlink(key).await
     }
 
     async fn delete_connection(&self, key: &ConnectionKey) -> StoreResult<Option<Deleted>> {

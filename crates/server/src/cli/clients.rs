@@ -12,6 +12,7 @@ use clap::Subcommand;
 use serde_json::json;
 use tokenward::{
     ConnectorId, Secret,
+    connector::CALLBACK_ISSUER_SETTING,
     endpoint::Endpoint,
     oauth::{
         CLIENT_AUTH_SETTING, ClientAuth, ServerMetadata, metadata_request, metadata_urls,
@@ -242,10 +243,13 @@ fn endpoints(metadata: ServerMetadata) -> impl Iterator<Item = (String, String)>
         revocation_endpoint,
         introspection_endpoint,
         token_endpoint_auth_methods_supported,
-        ..
+        issuer,
+        authorization_response_iss_parameter_supported,
     } = metadata;
     let auth = ClientAuth::from_metadata(&token_endpoint_auth_methods_supported);
     let auth = auth.map(|auth| (CLIENT_AUTH_SETTING.to_owned(), auth.name().to_owned()));
+    let named = authorization_response_iss_parameter_supported
+        .then(|| (CALLBACK_ISSUER_SETTING.to_owned(), true.to_string()));
     [
         ("authorization_url", authorization_endpoint),
         ("token_url", Some(token_endpoint)),
@@ -255,4 +259,6 @@ fn endpoints(metadata: ServerMetadata) -> impl Iterator<Item = (String, String)>
     .into_iter()
     .filter_map(|(name, url)| url.map(|url| (name.to_owned(), url.to_string())))
     .chain(auth)
+    .chain([("issuer".to_owned(), issuer)])
+    .chain(named)
 }

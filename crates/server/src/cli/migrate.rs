@@ -203,6 +203,7 @@ async fn walk(store: &dyn Store, target: Option<&dyn Store>) -> anyhow::Result<C
     walk.beside_grants(store).await?;
     walk.connections(store).await?;
     walk.consumers(store).await?;
+    walk.attempts(store).await?;
     walk.end().await
 }
 
@@ -299,9 +300,23 @@ impl Walk<'_> {
         }
     }
 
+    async fn attempts(&mut self, store: &dyn Store) -> StoreResult<()> {
+        let mut after = None;
+        loop {
+            let page = store.attempts_after(after.as_ref(), BATCH).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.id.clone());
+            for row in page {
+                self.take(Record::Attempt(Box::new(row))).await?;
+            }
+        }
+    }
+
     async fn take(&mut self, record: Record) -> StoreResult<()> {
         self.rows += 1;
-        // All that a row holds is in its debug form, but for a key's digest and an answer's bytes.
+        // All that a row holds is in its debug form, but for digests and an answer's bytes.
         self.sum.update(format!("{record:?}\n").as_bytes());
         match &record {
             Record::Key(key) => {
@@ -310,6 +325,10 @@ impl Walk<'_> {
                     .update(format!("{} {}", key.hint, key.created_at.0).as_bytes());
             }
             Record::Unread(answer) => self.sum.update(&answer.sealed),
+            Record::Attempt(row) => {
+                let digests = serde_json::to_vec(row).unwrap_or_default();
+                self.sum.update(&digests);
+            }
             _ => {}
         }
         self.batch.push(record);

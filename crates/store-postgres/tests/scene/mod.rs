@@ -56,8 +56,12 @@ pub(crate) async fn granted(store: &dyn Store, grant: &str) -> GrantRow {
             lifetime: None,
             keep_alive: None,
             fingerprint: None,
+            consent: None,
         },
         patch: ConnectionPatch::default(),
+        held: None,
+        account: tokenward::authorize::Account::Any,
+        attempt: None,
     };
     match store.authorize(request).await.unwrap().value {
         Authorized::Done(_, row) => *row,

@@ -271,6 +271,7 @@ async fn apply(store: &dyn Store, name: &str, row: &mut GrantRow, replaced: &Rin
                 lifetime: fresh.lifetime,
                 keep_alive: fresh.keep_alive,
                 fingerprint: fresh.token.map(|token| fingerprint(name, token)),
+                consent: None,
             };
             let request = authorization(name, name, version(expected), fresh.clone());
             let Stamped { value, at } = store.authorize(request).await.expect("authorize");
@@ -287,6 +288,9 @@ async fn apply(store: &dyn Store, name: &str, row: &mut GrantRow, replaced: &Rin
                 Authorized::Conflict(Conflict::Moved) => assert_ne!(expected, 0),
                 Authorized::Conflict(Conflict::Replaced { grant, .. }) => {
                     assert_eq!((expected, old, grant), (0, true, id));
+                }
+                Authorized::Conflict(Conflict::OtherAccount(..)) => {
+                    panic!("nobody's account is known")
                 }
                 Authorized::Conflict(Conflict::Twin(twin)) => panic!("{twin} is another's"),
             }

@@ -13,6 +13,7 @@
 //!
 //! The properties use the real clock of the store and never assert how long something takes.
 
+pub mod attempts;
 pub mod claims;
 pub mod commits;
 pub mod connections;
@@ -72,6 +73,17 @@ macro_rules! conformance_tests {
                 concurrent_patches_are_all_merged,
                 the_last_connection_takes_the_grant_with_it,
                 connections_are_listed_by_key;
+            attempts:
+                an_attempt_is_kept_as_it_is,
+                one_of_many_redeems_a_code,
+                a_connection_has_few_attempts,
+                attempts_fall_due,
+                attempts_page_by_id,
+                a_grant_is_saved_with_its_attempts_end,
+                another_account_is_refused,
+                a_switch_replaces_the_grant,
+                an_unlinked_connection_stays,
+                attempts_go_with_their_connection;
             tenants:
                 applications_round_trip,
                 an_application_with_connections_stays,

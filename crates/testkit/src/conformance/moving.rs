@@ -2,6 +2,7 @@
 
 use serde_json::Map;
 use tokenward::{
+    authorize::AttemptRow,
     refresh::ledger::FreshGrant,
     store::{
         Application, ApplicationSettings, Conflict, ConnectionPatch, Consumer, Freeze, Record,
@@ -11,6 +12,7 @@ use tokenward::{
 };
 
 use super::{
+    attempts::attempt,
     scene::*,
     tenants::{api_key, oauth_client},
     unread::answer,
@@ -88,6 +90,10 @@ pub async fn what_is_restored_is_as_it_was(subject: Subject) {
         fingerprint: [2; 32],
         at: StoreTime(7),
     };
+    let login = AttemptRow {
+        revision: 5,
+        ..attempt("one", "c")
+    };
     let records = || {
         vec![
             Record::Value("v".to_owned(), vec![1]),
@@ -99,6 +105,7 @@ pub async fn what_is_restored_is_as_it_was(subject: Subject) {
             Record::Connection(Box::new(connection.clone())),
             Record::Unread(answer("g", 4, 1)),
             Record::Replaced(token.clone()),
+            Record::Attempt(Box::new(login.clone())),
         ]
     };
     for _ in 0..2 {
@@ -125,6 +132,8 @@ pub async fn what_is_restored_is_as_it_was(subject: Subject) {
     );
     let after = Some((&token.grant, token.slot));
     assert_eq!(store.replaced_after(after, 10).await, Ok(vec![]));
+
+    assert_eq!(store.attempts_after(None, 10).await, Ok(vec![login]));
 
     // And it counts.
     let old = FreshGrant {

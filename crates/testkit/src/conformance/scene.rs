@@ -69,6 +69,7 @@ pub(super) fn fresh(sealed: &str) -> FreshGrant {
         lifetime: Some(HOUR),
         keep_alive: None,
         fingerprint: None,
+        consent: None,
     }
 }
 
@@ -84,6 +85,9 @@ pub(super) fn authorization(
         expected,
         fresh,
         patch: ConnectionPatch::default(),
+        held: (expected > 0).then(|| grant.into()),
+        account: tokenward::authorize::Account::Any,
+        attempt: None,
     }
 }
 

@@ -229,6 +229,16 @@ fn granted(
     }))
 }
 
+/// The id token beside the tokens of a reply (OpenID Connect Core section 3.1.3.3). Only a login asks for
+/// it; refreshes do not pay for its being looked for.
+pub fn read_id_token_field(body: &[u8], dialect: &TokenDialect) -> Option<Secret> {
+    let whole = Fields::read(body)?;
+    let inner = dialect.tokens_at.as_ref().and_then(|at| whole.at(at));
+    let found = [inner.as_ref(), Some(&whole)].into_iter().flatten();
+    let mut found = found.filter_map(|fields| fields.text("id_token"));
+    found.next().map(Secret::new)
+}
+
 /// A string with spaces or commas, or an array.
 fn scopes(value: Option<&Value>) -> Vec<String> {
     match value {
