@@ -21,6 +21,9 @@ const FILL: &str = "
     INSERT INTO tokenward.replaced_tokens (grant_id, slot, fingerprint, at)
     SELECT 'g' || n, 0, decode(lpad(to_hex(n + 100000), 64, '0'), 'hex'), 0
     FROM generate_series(1, 50000) AS n;
+    INSERT INTO tokenward.attempts
+    SELECT 'a' || n, 'acme', 'c' || n, 'accounting', 'books', n, '{}', 'x', 1
+    FROM generate_series(1, 50000) AS n;
     INSERT INTO tokenward.changes (kind, a, b) SELECT 'grant', 'g' || n, '1' FROM generate_series(1, 50000) AS n;
     ANALYZE";
 

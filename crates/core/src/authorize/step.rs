@@ -94,20 +94,18 @@ pub enum Due {
 }
 
 impl AttemptRow {
-    /// A browser arrives with the ticket, and is sent on. The first one is bound to the attempt: it may
-    /// come again, and is then given another state; no other may.
+    /// Whether a browser that arrives with the ticket is sent on. The first one is bound to the attempt:
+    /// it may come again, and is then given another state; no other may.
     ///
     /// # Errors
     ///
     /// [`Refused`].
-    pub fn arrive(
+    pub fn admit(
         &self,
         ticket: &Secret,
         cookie: Option<&Secret>,
-        visit: Visit,
-        sealed: Vec<u8>,
         now: StoreTime,
-    ) -> Result<Self, Refused> {
+    ) -> Result<(), Refused> {
         if !self.ticket.is_of(ticket) {
             return Err(Refused::Unknown);
         }
@@ -116,14 +114,20 @@ impl AttemptRow {
         {
             return Err(Refused::OtherBrowser);
         }
-        if self.status(now) != Status::Waiting {
-            return Err(Refused::Over);
+        match self.status(now) {
+            Status::Waiting => Ok(()),
+            _ => Err(Refused::Over),
         }
-        Ok(Self {
+    }
+
+    /// A browser that was admitted is sent on.
+    #[must_use]
+    pub fn visited(&self, visit: Visit, sealed: Vec<u8>) -> Self {
+        Self {
             visit: Some(visit),
             sealed,
             ..self.clone()
-        })
+        }
     }
 
     /// A browser comes back from the provider. Who it is and where it came is settled before anything

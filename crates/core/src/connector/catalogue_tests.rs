@@ -189,7 +189,8 @@ fn the_login_host_of_salesforce_is_anchored() {
             settings: Some(&settings),
             ..Context::default()
         };
-        for kind in crate::connector::EndpointKind::ALL {
+        let kinds = crate::connector::EndpointKind::ALL.into_iter();
+        for kind in kinds.filter(|kind| salesforce.endpoint_template(*kind).is_some()) {
             assert_eq!(salesforce.endpoint(kind, &context).is_ok(), good, "{host}");
         }
     }

@@ -8,11 +8,14 @@ use tokio::sync::oneshot;
 use super::{Vault, provider::Whose};
 use crate::{
     authorize::Account,
-    connector::{Connector, GrantType, SettingError, validate_metadata, validate_settings},
+    connector::{
+        Connector, GrantType, Revocation, RevocationScope, SettingError, validate_metadata,
+        validate_settings,
+    },
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
     oauth::TokenSet,
     refresh::{
-        ledger::{FreshGrant, Standing},
+        ledger::{FreshGrant, GrantRow, Standing},
         schedule,
     },
     seal::Purpose,
@@ -493,12 +496,52 @@ impl Vault {
                     connector: &connector,
                     settings: Some(&deleted.connection.settings),
                 };
-                inner.revoke_void(whose, &tokens, false).await;
+                if self.ends_others(&row, &connector).await {
+                    tracing::info!(grant = %row.id, "a removed grant is not revoked at the provider: others of the same user would end with it");
+                } else {
+                    inner.revoke_void(whose, &tokens, false).await;
+                }
             }
             _ => {
                 tracing::warn!(grant = %row.id, "a deleted grant is not revoked at the provider: its tokens or its connector cannot be read");
             }
         }
+    }
+
+    /// Whether revoking a grant may end others: where a provider revokes by user, those of the same user
+    /// at the same client, and those of whom nobody knows whose they are.
+    async fn ends_others(&self, row: &GrantRow, connector: &Connector) -> bool {
+        let by_user = |it: &Revocation| it.scope == RevocationScope::User;
+        if !connector.revocation.as_ref().is_some_and(by_user) {
+            return false;
+        }
+        let subject = |row: &GrantRow| {
+            let consent = row.consent.as_ref()?;
+            consent.identity.subject.clone()
+        };
+        let ours = subject(row);
+        let store = &self.inner.store;
+        let Ok(connections) = store.connections(&row.application, None).await else {
+            return true;
+        };
+        let others = connections
+            .into_iter()
+            .filter(|it| it.key.service == row.connector)
+            .filter_map(|it| it.grant.filter(|grant| *grant != row.id));
+        let others: Vec<GrantId> = others.collect();
+        for page in others.chunks(500) {
+            let Ok(rows) = store.grants(page).await else {
+                return true;
+            };
+            let alive = rows.value.iter().filter(|it| it.standing == Standing::Live);
+            if alive
+                .map(subject)
+                .any(|it| it.is_none() || ours.is_none() || it == ours)
+            {
+                return true;
+            }
+        }
+        false
     }
 
     /// Does something to its end, whether or not the caller waits for it.

@@ -1,6 +1,7 @@
 //! The engine on a memory store, a scripted provider and paused time.
 
 mod bounds;
+mod connect;
 mod copies;
 mod failures;
 mod hanging;
