@@ -7,6 +7,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use subtle::ConstantTimeEq as _;
 
+use super::identity::Identity;
 use crate::{
     id::{AttemptId, ConnectionKey, OwnerId},
     secret::Secret,
@@ -206,9 +207,9 @@ pub enum Failure {
     #[error("another account was chosen than the one that is connected")]
     OtherAccount {
         /// The account that is connected.
-        kept: Identity,
+        kept: Box<Identity>,
         /// The one that came back.
-        came: Identity,
+        came: Box<Identity>,
     },
     /// It could not be told whether it is the connection's account.
     #[error("the provider did not say which account was chosen")]
@@ -226,8 +227,6 @@ pub enum Failure {
     #[error("the application did not confirm it in time")]
     NotConfirmed,
 }
-
-use super::identity::Identity;
 
 /// Where an attempt stands at a time: what is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -146,7 +146,7 @@ impl Held {
 
     fn read(plain: PlainHeld<'_>) -> Option<Self> {
         Some(Self {
-            tokens: TokenSet::from_plain(&*decoded(&plain.tokens)?)?,
+            tokens: TokenSet::from_plain(&decoded(&plain.tokens)?)?,
             lifetime: plain.lifetime_ms.map(Duration::from_millis),
             rest: plain.rest_ms.map(Duration::from_millis),
             consent: plain.consent.into_owned(),
@@ -188,7 +188,7 @@ impl Secrets {
                 None => None,
             },
             unread: match plain.unread {
-                Some(text) => Some(KeptReply::from_plain(&*decoded(&text)?)?),
+                Some(text) => Some(KeptReply::from_plain(&decoded(&text)?)?),
                 None => None,
             },
         })

@@ -83,10 +83,10 @@ impl Vault {
         let mut after = None;
         loop {
             let page = inner.store.attempts_after(after.as_ref(), 256).await?;
-            let Some(last) = page.last() else {
+            if page.is_empty() {
                 return Ok(());
-            };
-            after = Some(last.id.clone());
+            }
+            after = page.last().map(|row| row.id.clone());
             let outdated = |sealed: &[u8]| inner.keyring().is_outdated(sealed);
             for row in page.into_iter().filter(|row| outdated(&row.sealed)) {
                 let purpose = Purpose::Attempt {

@@ -90,7 +90,7 @@ pub async fn an_attempt_is_kept_as_it_is(subject: Subject) {
 
     let other = begun(store, "two", "d").await;
     let here = store.attempts_at(&key("c")).await.expect("read").value;
-    assert_eq!(here, [row.clone()]);
+    assert_eq!(here, std::slice::from_ref(&row));
     assert_eq!(known(store, "two").await, Some(other));
 
     let gone = |revision| store.remove_attempt(&row.id, revision);

@@ -46,7 +46,7 @@ struct Exchange<'a> {
 /// Why nothing was granted, and what came instead, if that may hold what nothing else does.
 struct Nothing {
     why: Failure,
-    kept: Option<KeptReply>,
+    kept: Option<Box<KeptReply>>,
 }
 
 impl From<Failure> for Nothing {
@@ -75,7 +75,8 @@ impl Vault {
             Ok(held) => self.save(&row, &owner, held).await,
             Err(Nothing { why, kept }) => {
                 tracing::warn!(attempt = %row.id, connector = %row.connection.service, %why, "a login failed");
-                self.record_failure(&row, &owner, why, kept).await;
+                self.record_failure(&row, &owner, why, kept.map(|kept| *kept))
+                    .await;
             }
         }
     }
@@ -219,7 +220,8 @@ impl Vault {
             &secrets,
             exchange.since.0,
         );
-        let kept = KeptReply::of(&reply, answer.status, &answer.headers, &answer.body);
+        let kept =
+            KeptReply::of(&reply, answer.status, &answer.headers, &answer.body).map(Box::new);
         let key = &exchange.row.connection;
         let nothing = |why| Err(Nothing { why, kept });
         let response = match reply {

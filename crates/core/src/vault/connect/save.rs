@@ -83,8 +83,8 @@ fn differs(kept: &Identity, came: &Identity, how: Sameness) -> Result<(), Failur
     match how {
         Sameness::Same => Ok(()),
         Sameness::Other => Err(Failure::OtherAccount {
-            kept: kept.clone(),
-            came: came.clone(),
+            kept: Box::new(kept.clone()),
+            came: Box::new(came.clone()),
         }),
         Sameness::Untold => Err(Failure::UntoldAccount),
     }
