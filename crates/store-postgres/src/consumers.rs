@@ -133,6 +133,13 @@ pub(crate) async fn delete(
     if !used.is_empty() {
         return Ok(ConsumerDeletion::InUse);
     }
+    // Whoever is still at a login finds nobody to connect.
+    changing
+        .query(
+            "DELETE FROM tokenward.attempts WHERE application = $1 AND consumer = $2",
+            params,
+        )
+        .await?;
     let deleted = changing
         .query(
             "DELETE FROM tokenward.consumers WHERE application = $1 AND id = $2 RETURNING 1",

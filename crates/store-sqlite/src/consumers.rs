@@ -155,6 +155,9 @@ pub(crate) fn delete(
     if used {
         return Ok(ConsumerDeletion::InUse);
     }
+    // Whoever is still at a login finds nobody to connect.
+    db.prepare_cached("DELETE FROM attempts WHERE application = ? AND consumer = ?")?
+        .execute(name)?;
     let deleted = db
         .prepare_cached("DELETE FROM consumers WHERE application = ? AND id = ?")?
         .execute(name)?;

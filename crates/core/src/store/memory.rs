@@ -678,6 +678,8 @@ impl Consumers for MemoryStore {
         if keys.any(|key| key.application == *application && key.consumer == *id) {
             return Ok(ConsumerDeletion::InUse);
         }
+        let theirs = |key: &ConnectionKey| key.application == *application && key.consumer == *id;
+        state.attempts.retain(|_, row| !theirs(&row.connection));
         let gone = state.consumers.remove(&(application.clone(), id.clone()));
         Ok(match gone {
             Some(_) => ConsumerDeletion::Deleted,

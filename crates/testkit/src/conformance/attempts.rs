@@ -9,7 +9,7 @@ use tokenward::{
     },
     id::{AttemptId, ConnectionKey},
     secret::Secret,
-    store::{Authorize, Authorized, Conflict, Stamped, Store},
+    store::{Authorize, Authorized, Conflict, ConsumerDeletion, Stamped, Store},
     time::StoreTime,
 };
 use tokio::{sync::Barrier, task::JoinSet};
@@ -369,7 +369,7 @@ pub async fn an_unlinked_connection_stays(subject: Subject) {
     assert_eq!(gone, None);
 }
 
-/// Whoever deletes a connection ends the logins at it.
+/// Whoever deletes a connection, or its consumer, ends the logins at it.
 pub async fn attempts_go_with_their_connection(subject: Subject) {
     let store = &*subject.store;
     granted(store, "c", "g").await;
@@ -378,6 +378,10 @@ pub async fn attempts_go_with_their_connection(subject: Subject) {
     store.delete_connection(&key("c")).await.expect("delete");
     assert_eq!(known(store, "one").await, None);
     assert!(known(store, "two").await.is_some());
+    let (application, consumer) = (APPLICATION.into(), "d".into());
+    let gone = store.delete_consumer(&application, &consumer).await;
+    assert_eq!(gone, Ok(ConsumerDeletion::Missing));
+    assert_eq!(known(store, "two").await, None);
     let late = login("c", "h", 0, None, Some(&row));
     assert_eq!(
         save(store, late).await,
