@@ -7,7 +7,7 @@ Unlike times, they are the same on every run, however busy the machine is.
   connection_lookup  Vault::resolved: a connection that was found before, by its borrowed name
   refresh            Vault::validate: one whole flight, on a memory store and at a provider that
                      answers at once
-  api_key_check      Keys::knows: a key that was looked up a moment ago (within the next)
+  api_key_check      Keys::known: a key that was looked up a moment ago (within the next)
   proxied_request    GET /proxy, on the worker's thread: one server, one client connection, one
                      upstream; key checked, connection resolved, token injected
 
@@ -46,7 +46,7 @@ ALLOCATORS = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"}
 PARTS = ["hyper_util", "hyper::", "httparse", "http::", "tokio_util", "tokio::", "tokenward"]
 PARTS += ["aws_lc", "mi_", "mem"]
 # Never inlined, so that it can be told from the rest of the request.
-KEY_CHECK = "keys::Keys::knows"
+KEY_CHECK = "keys::Keys::known"
 
 
 class UnderCallgrind(machine.Children):

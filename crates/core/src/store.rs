@@ -8,6 +8,7 @@
 //! What an implementation decides, it decides with the functions of this crate: a store reads rows,
 //! applies a pure function, and writes rows.
 
+mod api_key;
 mod authorize;
 #[cfg(test)]
 pub(crate) mod disturbed;
@@ -18,6 +19,7 @@ mod records;
 mod settings;
 mod unread;
 
+pub use api_key::{ApiKey, NewApiKey, Scope, Scopes, USE_NOTED_FOR, UnknownScope};
 pub use authorize::{Authorize, Authorized, Conflict, Present, ReplacedToken};
 pub use feed::{Change, ChangeColumns, Changes, Gap};
 pub use memory::MemoryStore;
@@ -26,8 +28,8 @@ pub use ports::{
     UnreadAnswers, Values, Waiting,
 };
 pub use records::{
-    ApiKey, Application, Connection, ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter,
-    Deleted, Freeze, OAuthClient, Record, Whole,
+    Application, Connection, ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted,
+    Freeze, OAuthClient, Record, Whole,
 };
 pub use settings::{ApplicationSettings, RedirectError, Theme, check_redirect_url};
 pub use unread::UnreadAnswer;

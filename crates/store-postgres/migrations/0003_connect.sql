@@ -35,3 +35,10 @@ CREATE TABLE tokenward.attempts (
 CREATE INDEX attempts_by_connection
     ON tokenward.attempts (application, consumer, unified_api, service);
 CREATE INDEX attempts_by_time ON tokenward.attempts (due_at);
+
+-- What a key is good for, when it stops by itself, and when it was last shown (for people only). The keys that
+-- are there keep what they could do.
+ALTER TABLE tokenward.api_keys
+    ADD COLUMN scopes       text NOT NULL DEFAULT 'proxy vault',
+    ADD COLUMN expires_at   bigint,
+    ADD COLUMN last_used_at bigint;

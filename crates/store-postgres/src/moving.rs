@@ -13,7 +13,7 @@ use crate::{
     columns::{RESTORE_SQL, Values},
     connections, consumers,
     fault::{Fault, Outcome},
-    rows::to_json,
+    rows::{API_KEY, to_json},
     sql::{NOW, params},
     transaction::{Changing, change},
     unread,
@@ -167,14 +167,22 @@ async fn restore_application(changing: &Changing<'_>, application: &Application)
 }
 
 async fn restore_key(changing: &Changing<'_>, key: &ApiKey) -> Outcome<()> {
-    let sql = "INSERT INTO tokenward.api_keys (application, id, digest, hint, created_at)
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (application, id) DO UPDATE SET
-            digest = excluded.digest, hint = excluded.hint, created_at = excluded.created_at";
+    let sql = format!(
+        "INSERT INTO tokenward.api_keys ({API_KEY}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (application, id) DO UPDATE SET
+            digest = excluded.digest, hint = excluded.hint, scopes = excluded.scopes,
+            created_at = excluded.created_at, expires_at = excluded.expires_at,
+            last_used_at = excluded.last_used_at"
+    );
+    let (expires, used) = (
+        key.expires_at.map(|at| at.0),
+        key.last_used_at.map(|at| at.0),
+    );
     let params = params![
         TEXT key.application.as_str(), TEXT key.id, BYTEA key.digest.as_slice(), TEXT key.hint,
-        INT8 key.created_at.0,
+        TEXT key.scopes.to_string(), INT8 key.created_at.0, INT8 expires, INT8 used,
     ];
-    changing.query(sql, params).await?;
+    changing.query(&sql, params).await?;
     Ok(())
 }
 

@@ -259,7 +259,8 @@ pub(crate) fn service(row: &Row) -> Outcome<(ConsumerId, ConnectorId)> {
 }
 
 /// The columns that [`api_key`] reads.
-pub(crate) const API_KEY: &str = "application, id, digest, hint, created_at";
+pub(crate) const API_KEY: &str =
+    "application, id, digest, hint, scopes, created_at, expires_at, last_used_at";
 
 pub(crate) fn api_key(row: &Row) -> Outcome<ApiKey> {
     let mut columns = Columns::new("api_keys", 2, row);
@@ -271,7 +272,13 @@ pub(crate) fn api_key(row: &Row) -> Outcome<ApiKey> {
             None => return Err(columns.nonsense("it is missing")),
         },
         hint: columns.get()?,
+        scopes: {
+            let scopes = columns.get::<String>()?.parse();
+            scopes.map_err(|error| columns.nonsense(error))?
+        },
         created_at: columns.time()?,
+        expires_at: columns.optional_time()?,
+        last_used_at: columns.optional_time()?,
     })
 }
 

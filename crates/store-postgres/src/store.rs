@@ -12,8 +12,8 @@ use tokenward::{
     store::{
         ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Clients,
         Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
-        Consumers, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
-        UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
+        Consumers, Deleted, Feed, Ledger, Lines, NewApiKey, OAuthClient, Stamped, StoreResult,
+        Tenants, UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
     },
     time::StoreTime,
 };
@@ -331,15 +331,16 @@ impl Tenants for PostgresStore {
         .await
     }
 
-    async fn add_key(&self, key: ApiKey) -> StoreResult<()> {
-        self.pool
+    async fn add_key(&self, key: NewApiKey) -> StoreResult<ApiKey> {
+        let added = self
+            .pool
             .patiently(ONCE, || tenants::add_key(&self.pool, &key))
             .await?;
         self.hints.say();
-        Ok(())
+        Ok(added)
     }
 
-    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<Stamped<ApiKey>>> {
         self.strangers
             .patiently(REPEATABLE, || {
                 tenants::key_by_digest(&self.strangers, digest)
@@ -347,7 +348,7 @@ impl Tenants for PostgresStore {
             .await
     }
 
-    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<Stamped<ApiKey>>> {
         self.pool
             .patiently(REPEATABLE, || tenants::key_by_digest(&self.pool, digest))
             .await
@@ -355,6 +356,12 @@ impl Tenants for PostgresStore {
 
     fn answered(&self) -> u64 {
         self.pool.answered()
+    }
+
+    async fn keys_used(&self, digests: &[[u8; 32]]) -> StoreResult<()> {
+        self.strangers
+            .patiently(ONCE, || tenants::keys_used(&self.strangers, digests))
+            .await
     }
 
     async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {

@@ -2,9 +2,15 @@
 //!
 //! What changes is one statement, together with the word of it.
 
+use std::time::Duration;
+
 use tokenward::{
     id::{ApplicationId, ConnectorId},
-    store::{ApiKey, Application, ApplicationSettings, Change, OAuthClient},
+    store::{
+        ApiKey, Application, ApplicationSettings, Change, NewApiKey, OAuthClient, Stamped,
+        USE_NOTED_FOR,
+    },
+    time::StoreTime,
 };
 
 use crate::{
@@ -197,30 +203,71 @@ pub(crate) async fn delete_application(
     Ok(gone[0])
 }
 
-pub(crate) async fn add_key(pool: &Pool, key: &ApiKey) -> Outcome<()> {
+pub(crate) async fn add_key(pool: &Pool, key: &NewApiKey) -> Outcome<ApiKey> {
     let sql = format!(
-        "WITH done AS (
-             INSERT INTO tokenward.api_keys ({API_KEY}) VALUES ($1, $2, $3, $4, {NOW})
-             RETURNING application
+        "WITH clock AS (SELECT {NOW} AS now),
+         done AS (
+             INSERT INTO tokenward.api_keys ({API_KEY})
+             SELECT $1, $2, $3, $4, $5, now, now + $6, NULL FROM clock RETURNING {API_KEY}
+         ),
+         told AS (
+             INSERT INTO tokenward.changes (kind, a) SELECT 'application', application FROM done
          )
-         INSERT INTO tokenward.changes (kind, a) SELECT 'application', application FROM done"
+         SELECT {API_KEY} FROM done"
     );
+    let lifetime = key.lifetime.map(milliseconds);
     let params = params![
         TEXT key.application.as_str(), TEXT key.id, BYTEA key.digest.as_slice(), TEXT key.hint,
+        TEXT key.scopes.to_string(), INT8 lifetime,
     ];
-    pool.query(&sql, params).await?;
-    Ok(())
+    let rows = pool.query(&sql, params).await?;
+    match rows.first() {
+        Some(row) => rows::api_key(row),
+        None => Err(Fault::Refused("the key was not made".to_owned())),
+    }
 }
 
-pub(crate) async fn key_by_digest(pool: &Pool, digest: &[u8; 32]) -> Outcome<Option<ApiKey>> {
+/// No longer than the clock can tell.
+fn milliseconds(lifetime: Duration) -> i64 {
+    i64::try_from(lifetime.as_millis()).map_or(i64::MAX / 2, |ms| ms.min(i64::MAX / 2))
+}
+
+/// The database's time is read after the key's row.
+pub(crate) async fn key_by_digest(
+    pool: &Pool,
+    digest: &[u8; 32],
+) -> Outcome<Option<Stamped<ApiKey>>> {
     let rows = pool
         .query(&key_sql(), params![BYTEA digest.as_slice()])
         .await?;
-    rows.first().map(rows::api_key).transpose()
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let at = row.try_get("now").map(StoreTime);
+    Ok(Some(Stamped {
+        value: rows::api_key(row)?,
+        at: at.map_err(|error| Fault::of_statement(&error))?,
+    }))
 }
 
 pub(crate) fn key_sql() -> String {
-    format!("SELECT {API_KEY} FROM tokenward.api_keys WHERE digest = $1")
+    format!("SELECT {API_KEY}, {NOW} AS now FROM tokenward.api_keys WHERE digest = $1")
+}
+
+/// A row that another replica is writing is passed over: it says the same. So that two replicas never wait for
+/// each other, whatever the order of their rows. Nobody holds a copy of it: it is not announced.
+pub(crate) async fn keys_used(pool: &Pool, digests: &[[u8; 32]]) -> Outcome<()> {
+    let digests: Vec<&[u8]> = digests.iter().map(<[u8; 32]>::as_slice).collect();
+    let sql = format!(
+        "UPDATE tokenward.api_keys SET last_used_at = {NOW} WHERE digest IN (
+             SELECT digest FROM tokenward.api_keys
+             WHERE digest = ANY ($1) AND (last_used_at IS NULL OR last_used_at <= {NOW} - $2)
+             FOR UPDATE SKIP LOCKED
+         )"
+    );
+    let params = params![BYTEA_ARRAY digests, INT8 milliseconds(USE_NOTED_FOR)];
+    pool.query(&sql, params).await?;
+    Ok(())
 }
 
 pub(crate) async fn keys(pool: &Pool, application: &ApplicationId) -> Outcome<Vec<ApiKey>> {

@@ -58,7 +58,9 @@ async fn an_older_vault_is_migrated() {
          INSERT INTO tokenward.connections VALUES
             ('acme', 'ada', 'crm', 'books', 'g', true, '{{}}', '{{}}', 7, 9),
             ('acme', 'ada', 'hris', 'books', 'g', true, '{{}}', '{{}}', 6, 6),
-            ('acme', 'bob', 'crm', 'books', NULL, true, '{{}}', '{{}}', 8, 8)",
+            ('acme', 'bob', 'crm', 'books', NULL, true, '{{}}', '{{}}', 8, 8);
+         INSERT INTO tokenward.api_keys (application, id, digest, hint, created_at)
+         VALUES ('acme', 'k', decode(repeat('00', 32), 'hex'), 'tw_', 5)",
         include_str!("../migrations/0001_vault.sql")
     );
     cluster.sql("vault", &first).unwrap();
@@ -80,6 +82,9 @@ async fn an_older_vault_is_migrated() {
         };
         assert_eq!(store.keep_unread(answer.clone()).await, Ok(true));
         assert_eq!(store.unread(&"g".into()).await, Ok(vec![answer]));
+        let key = store.keys(&"acme".into()).await.unwrap().remove(0);
+        assert_eq!(key.scopes.to_string(), "proxy vault");
+        assert_eq!((key.expires_at, key.last_used_at), (None, None));
     }
 }
 

@@ -34,3 +34,9 @@ CREATE TABLE attempts (
 
 CREATE INDEX attempts_by_connection ON attempts (application, consumer, unified_api, service);
 CREATE INDEX attempts_by_time ON attempts (due_at);
+
+-- What a key is good for, when it stops by itself, and when it was last shown (for people only). The keys that
+-- are there keep what they could do.
+ALTER TABLE api_keys ADD COLUMN scopes       TEXT NOT NULL DEFAULT 'proxy vault';
+ALTER TABLE api_keys ADD COLUMN expires_at   INTEGER;
+ALTER TABLE api_keys ADD COLUMN last_used_at INTEGER;

@@ -11,7 +11,7 @@ use crate::{
     SqliteStore, attempts, connections, consumers,
     grants::{self, now},
     job::Outcome,
-    rows::{API_KEY, APPLICATION, to_json},
+    rows::{APPLICATION, to_json},
     tenants, unread,
 };
 
@@ -122,20 +122,7 @@ fn restore(db: &Db, record: &Record) -> Outcome<()> {
             ])?;
             Ok(())
         }
-        Record::Key(key) => {
-            db.prepare_cached(&format!(
-                "INSERT INTO api_keys ({API_KEY}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (application, id)
-                 DO UPDATE SET digest = excluded.digest, hint = excluded.hint, created_at = excluded.created_at"
-            ))?
-            .execute(params![
-                key.application.as_str(),
-                key.id,
-                key.digest,
-                key.hint,
-                key.created_at.0
-            ])?;
-            Ok(())
-        }
+        Record::Key(key) => tenants::put_key(db, key),
         Record::Client(client) => tenants::put_client(db, client),
         Record::Grant(row) => grants::save(db, row),
         Record::Connection(connection) => connections::save(db, connection),

@@ -12,8 +12,8 @@ use tokenward::{
     store::{
         ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Clients,
         Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
-        Consumers, Deleted, Feed, Ledger, Lines, OAuthClient, Stamped, StoreResult, Tenants,
-        UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
+        Consumers, Deleted, Feed, Ledger, Lines, NewApiKey, OAuthClient, Stamped, StoreResult,
+        Tenants, UnreadAnswer, UnreadAnswers, Values, Waiting, Whole,
     },
     time::StoreTime,
 };
@@ -286,17 +286,17 @@ impl Tenants for SqliteStore {
             .await
     }
 
-    async fn add_key(&self, key: ApiKey) -> StoreResult<()> {
+    async fn add_key(&self, key: NewApiKey) -> StoreResult<ApiKey> {
         self.write(move |db| tenants::add_key(db, key)).await
     }
 
-    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<Stamped<ApiKey>>> {
         let digest = *digest;
         self.read_for_a_stranger(move |db| tenants::key_by_digest(db, &digest))
             .await
     }
 
-    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<Stamped<ApiKey>>> {
         let digest = *digest;
         self.read(move |db| tenants::key_by_digest(db, &digest))
             .await
@@ -304,6 +304,11 @@ impl Tenants for SqliteStore {
 
     fn answered(&self) -> u64 {
         self.reads.waiting().iter().map(|line| line.served).sum()
+    }
+
+    async fn keys_used(&self, digests: &[[u8; 32]]) -> StoreResult<()> {
+        let digests = digests.to_vec();
+        self.write(move |db| tenants::keys_used(db, &digests)).await
     }
 
     async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {

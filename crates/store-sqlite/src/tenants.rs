@@ -3,7 +3,10 @@
 use rusqlite::{Connection as Db, OptionalExtension, params};
 use tokenward::{
     id::{ApplicationId, ConnectorId},
-    store::{ApiKey, Application, ApplicationSettings, Change, OAuthClient},
+    store::{
+        ApiKey, Application, ApplicationSettings, Change, NewApiKey, OAuthClient, Stamped,
+        USE_NOTED_FOR,
+    },
 };
 
 use crate::{
@@ -185,26 +188,62 @@ pub(crate) fn delete_application(db: &Db, id: ApplicationId) -> Outcome<bool> {
     Ok(deleted > 0)
 }
 
-pub(crate) fn add_key(db: &Db, key: ApiKey) -> Outcome<()> {
+pub(crate) fn add_key(db: &Db, key: NewApiKey) -> Outcome<ApiKey> {
+    let key = key.made(grants::now());
+    insert_key(db, &key, "")?;
+    changes::announce(db, &Change::Application(key.application.clone()))?;
+    Ok(key)
+}
+
+/// Puts a key in the place of one of the same name.
+pub(crate) fn put_key(db: &Db, key: &ApiKey) -> Outcome<()> {
+    let replace = "ON CONFLICT (application, id) DO UPDATE SET digest = excluded.digest,
+         hint = excluded.hint, scopes = excluded.scopes, created_at = excluded.created_at,
+         expires_at = excluded.expires_at, last_used_at = excluded.last_used_at";
+    insert_key(db, key, replace)
+}
+
+fn insert_key(db: &Db, key: &ApiKey, conflict: &str) -> Outcome<()> {
     db.prepare_cached(&format!(
-        "INSERT INTO api_keys ({API_KEY}) VALUES (?, ?, ?, ?, ?)"
+        "INSERT INTO api_keys ({API_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) {conflict}"
     ))?
     .execute(params![
         key.application.as_str(),
         key.id,
         key.digest,
         key.hint,
-        grants::now().0
+        key.scopes.to_string(),
+        key.created_at.0,
+        key.expires_at.map(|at| at.0),
+        key.last_used_at.map(|at| at.0),
     ])?;
-    changes::announce(db, &Change::Application(key.application))
+    Ok(())
 }
 
-pub(crate) fn key_by_digest(db: &Db, digest: &[u8; 32]) -> Outcome<Option<ApiKey>> {
-    db.prepare_cached(&format!("SELECT {API_KEY} FROM api_keys WHERE digest = ?"))?
+pub(crate) fn key_by_digest(db: &Db, digest: &[u8; 32]) -> Outcome<Option<Stamped<ApiKey>>> {
+    let key = db
+        .prepare_cached(&format!("SELECT {API_KEY} FROM api_keys WHERE digest = ?"))?
         .query([digest])?
         .next()?
         .map(rows::api_key)
-        .transpose()
+        .transpose()?;
+    Ok(key.map(|value| Stamped {
+        value,
+        at: grants::now(),
+    }))
+}
+
+/// Nobody holds a copy of when a key was shown: it is not announced.
+pub(crate) fn keys_used(db: &Db, digests: &[[u8; 32]]) -> Outcome<()> {
+    let now = grants::now();
+    let mut update = db.prepare_cached(
+        "UPDATE api_keys SET last_used_at = ?1
+         WHERE digest = ?2 AND (last_used_at IS NULL OR last_used_at <= ?3)",
+    )?;
+    for digest in digests {
+        update.execute(params![now.0, digest, (now - USE_NOTED_FOR).0])?;
+    }
+    Ok(())
 }
 
 pub(crate) fn keys(db: &Db, application: &ApplicationId) -> Outcome<Vec<ApiKey>> {

@@ -52,6 +52,8 @@ async fn an_older_vault_is_migrated() {
             ('acme', 'ada', 'crm', 'books', 'g', 1, '{}', '{}', 7, 9),
             ('acme', 'ada', 'hris', 'books', 'g', 1, '{}', '{}', 6, 6),
             ('acme', 'bob', 'crm', 'books', NULL, 1, '{}', '{}', 8, 8);
+         INSERT INTO api_keys (application, id, digest, hint, created_at)
+             VALUES ('acme', 'k', zeroblob(32), 'tw_', 5);
          PRAGMA application_id = 1416320868; PRAGMA user_version = 1",
     )
     .unwrap();
@@ -75,6 +77,9 @@ async fn an_older_vault_is_migrated() {
         };
         assert_eq!(store.keep_unread(answer.clone()).await, Ok(true));
         assert_eq!(store.unread(&"g".into()).await, Ok(vec![answer]));
+        let key = store.keys(&"acme".into()).await.unwrap().remove(0);
+        assert_eq!(key.scopes.to_string(), "proxy vault");
+        assert_eq!((key.expires_at, key.last_used_at), (None, None));
     }
 }
 

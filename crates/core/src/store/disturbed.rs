@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Connection,
     ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted, Freeze, MemoryStore,
-    OAuthClient, Record, ReplacedToken, Stamped, StoreResult, UnreadAnswer, ports,
+    NewApiKey, OAuthClient, Record, ReplacedToken, Stamped, StoreResult, UnreadAnswer, ports,
 };
 use crate::{
     authorize::AttemptRow,
@@ -108,8 +108,9 @@ disturbed! {
         application(id: &ApplicationId) -> Option<Application>;
         replace_settings(id: &ApplicationId, read: &ApplicationSettings, settings: ApplicationSettings) -> bool;
         delete_application(id: &ApplicationId) -> bool;
-        add_key(key: ApiKey) -> ();
-        key_by_digest(digest: &[u8; 32]) -> Option<ApiKey>;
+        add_key(key: NewApiKey) -> ApiKey;
+        key_by_digest(digest: &[u8; 32]) -> Option<Stamped<ApiKey>>;
+        keys_used(digests: &[[u8; 32]]) -> ();
         keys(application: &ApplicationId) -> Vec<ApiKey>;
         delete_key(application: &ApplicationId, id: &str) -> bool;
     }

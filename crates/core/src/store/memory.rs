@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 use super::{
     ApiKey, Application, ApplicationSettings, Attempts, Authorize, Authorized, Change, Changes,
     Clients, Connection, ConnectionPatch, Connections, Consumer, ConsumerDeletion, ConsumerFilter,
-    Consumers, Deleted, Feed, Freeze, Ledger, Lines, Moving, OAuthClient, Present, Record,
-    ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer, UnreadAnswers, Values,
+    Consumers, Deleted, Feed, Freeze, Ledger, Lines, Moving, NewApiKey, OAuthClient, Present,
+    Record, ReplacedToken, Stamped, StoreError, StoreResult, Tenants, UnreadAnswer, UnreadAnswers,
+    Values,
 };
 use crate::{
     authorize::AttemptRow,
@@ -559,23 +560,34 @@ impl Tenants for MemoryStore {
         Ok(state.applications.len() < before)
     }
 
-    async fn add_key(&self, mut key: ApiKey) -> StoreResult<()> {
-        key.created_at = self.now();
+    async fn add_key(&self, key: NewApiKey) -> StoreResult<ApiKey> {
+        let key = key.made(self.now());
         let mut state = self.changing()?;
         state
             .changes
             .push(Change::Application(key.application.clone()));
-        state.keys.push(key);
-        Ok(())
+        state.keys.push(key.clone());
+        Ok(key)
     }
 
-    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
-        Ok(self
-            .state()?
-            .keys
-            .iter()
-            .find(|key| key.digest == *digest)
-            .cloned())
+    async fn key_by_digest(&self, digest: &[u8; 32]) -> StoreResult<Option<Stamped<ApiKey>>> {
+        let state = self.state()?;
+        let found = state.keys.iter().find(|key| key.digest == *digest);
+        Ok(found.map(|key| Stamped {
+            value: key.clone(),
+            at: self.now(),
+        }))
+    }
+
+    async fn keys_used(&self, digests: &[[u8; 32]]) -> StoreResult<()> {
+        let now = self.now();
+        let mut state = self.changing()?;
+        for key in &mut state.keys {
+            if digests.contains(&key.digest) {
+                key.last_used_at = Some(now);
+            }
+        }
+        Ok(())
     }
 
     async fn keys(&self, application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {

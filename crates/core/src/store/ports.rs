@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::{
     ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Connection,
-    ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted, Freeze, OAuthClient,
-    Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer, Whole,
+    ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted, Freeze, NewApiKey,
+    OAuthClient, Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer, Whole,
 };
 use crate::{
     authorize::AttemptRow,
@@ -271,24 +271,30 @@ pub trait Tenants: Send + Sync + fmt::Debug {
     async fn delete_application(&self, _id: &ApplicationId) -> StoreResult<bool> {
         Ok(false)
     }
-    /// Makes a key; `created_at` is set by the store.
-    async fn add_key(&self, _key: ApiKey) -> StoreResult<()> {
+    /// Makes a key.
+    async fn add_key(&self, _key: NewApiKey) -> StoreResult<ApiKey> {
         Err(not_kept("API keys"))
     }
     /// Finds a key. Anybody can make somebody ask: whoever else waits for the store is served
     /// first.
-    async fn key_by_digest(&self, _digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+    async fn key_by_digest(&self, _digest: &[u8; 32]) -> StoreResult<Option<Stamped<ApiKey>>> {
         Ok(None)
     }
     /// As [`key_by_digest`](Self::key_by_digest), of a key that was found before: it is served with
     /// all that is known.
-    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<ApiKey>> {
+    async fn known_key(&self, digest: &[u8; 32]) -> StoreResult<Option<Stamped<ApiKey>>> {
         self.key_by_digest(digest).await
     }
     /// How many statements the store has answered, whoever asked: one that answers others is slow,
     /// and not away. By default: it does not say.
     fn answered(&self) -> u64 {
         0
+    }
+    /// Notes that keys were shown, those that exist, as of now. A key of which that was said within
+    /// [`USE_NOTED_FOR`](super::USE_NOTED_FOR) may be passed over, and so may one that another
+    /// process is writing: this is for people, and waits for nobody. Nobody is told.
+    async fn keys_used(&self, _digests: &[[u8; 32]]) -> StoreResult<()> {
+        Ok(())
     }
     /// An application's keys.
     async fn keys(&self, _application: &ApplicationId) -> StoreResult<Vec<ApiKey>> {

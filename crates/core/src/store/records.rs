@@ -1,10 +1,10 @@
 //! What a store keeps beside grants, as values.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{ApplicationSettings, ReplacedToken, Stamped, UnreadAnswer};
+use super::{ApiKey, ApplicationSettings, ReplacedToken, Stamped, UnreadAnswer};
 use crate::{
     authorize::AttemptRow,
     id::{ApplicationId, ConnectionKey, ConnectorId, ConsumerId, GrantId},
@@ -91,30 +91,6 @@ pub enum ConsumerDeletion {
     Missing,
     /// It still has connections, which go first.
     InUse,
-}
-
-/// An API key, as it is kept: its digest only.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey {
-    /// Its id, which is not secret.
-    pub id: String,
-    /// Whose it is.
-    pub application: ApplicationId,
-    /// SHA-256 of the key. The key has 256 random bits, so that nothing slower is needed.
-    pub digest: [u8; 32],
-    /// Its first characters, by which people tell keys apart.
-    pub hint: String,
-    /// When it was made.
-    pub created_at: StoreTime,
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKey")
-            .field("id", &self.id)
-            .field("application", &self.application)
-            .finish_non_exhaustive()
-    }
 }
 
 /// An application's registration at a provider.

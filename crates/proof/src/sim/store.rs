@@ -17,8 +17,9 @@ use tokenward::{
     seal::Purpose,
     store::{
         self, ApiKey, Application, ApplicationSettings, Authorize, Authorized, Changes, Connection,
-        ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted, Freeze, OAuthClient,
-        Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer, prelude::*,
+        ConnectionPatch, Consumer, ConsumerDeletion, ConsumerFilter, Deleted, Freeze, NewApiKey,
+        OAuthClient, Record, ReplacedToken, Stamped, StoreError, StoreResult, UnreadAnswer,
+        prelude::*,
     },
 };
 
@@ -263,8 +264,9 @@ undisturbed! {
         application(id: &ApplicationId) -> Option<Application>;
         replace_settings(id: &ApplicationId, read: &ApplicationSettings, settings: ApplicationSettings) -> bool;
         delete_application(id: &ApplicationId) -> bool;
-        add_key(key: ApiKey) -> ();
-        key_by_digest(digest: &[u8; 32]) -> Option<ApiKey>;
+        add_key(key: NewApiKey) -> ApiKey;
+        key_by_digest(digest: &[u8; 32]) -> Option<Stamped<ApiKey>>;
+        keys_used(digests: &[[u8; 32]]) -> ();
         keys(application: &ApplicationId) -> Vec<ApiKey>;
         delete_key(application: &ApplicationId, id: &str) -> bool;
     }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{
     Json,
     extract::{FromRequestParts, Path, Query, State},
+    response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, StatusCode, header, request::Parts as Head};
 use serde::Deserialize;
@@ -31,7 +32,7 @@ use crate::{
         link::{Link, Purpose},
         session::Session,
     },
-    front::caller::{ConsumerCaller, Identity, Visitor},
+    front::caller::{ConsumerCaller, ForTokens, Identity, Visitor},
     import, wall_clock,
 };
 
@@ -51,6 +52,12 @@ impl Identity for At {}
 pub(super) struct AtByKey(ConnectionKey);
 
 impl Identity for AtByKey {}
+
+/// A connection of the consumer that an application names, with a key that is good for handing out tokens.
+#[derive(Debug)]
+pub(super) struct AtForToken(ConnectionKey);
+
+impl Identity for AtForToken {}
 
 /// Who is answered, as far as the answer depends on it.
 #[derive(Debug)]
@@ -132,7 +139,17 @@ impl FromRequestParts<ApiState> for AtByKey {
     type Rejection = ApiError;
 
     async fn from_request_parts(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
-        let caller = ConsumerCaller::from_request_parts(head, state).await?;
+        let caller = <ConsumerCaller>::from_request_parts(head, state).await?;
+        let place = Place::read(head, state).await?;
+        Ok(Self(place.of(&caller.application, &caller.consumer)))
+    }
+}
+
+impl FromRequestParts<ApiState> for AtForToken {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
+        let caller = ConsumerCaller::<ForTokens>::from_request_parts(head, state).await?;
         let place = Place::read(head, state).await?;
         Ok(Self(place.of(&caller.application, &caller.consumer)))
     }
@@ -474,6 +491,35 @@ pub(super) async fn token(
     // Says of others that they do not exist, or are not authorized.
     state.vault.token(&key).await?;
     state.shown(&key, &asker).await
+}
+
+/// `GET /vault/connections/{unified_api}/{service_id}/access-token`: the access token itself, refreshed when
+/// it is stale as for any request. For keys that are good for that only.
+pub(super) async fn access_token(
+    AtForToken(key): AtForToken,
+    State(state): State<ApiState>,
+) -> Result<Response, ApiError> {
+    let token = state.vault.token(&key).await?;
+    // As the API wants to see it.
+    let authorization = &state.vault.connector_of(&key)?.api.authorization;
+    let scheme = authorization
+        .split_once(' ')
+        .map_or("Bearer", |(scheme, _)| scheme);
+    let scope = token.scope();
+    let mut data = json!({
+        "access_token": token.secret().expose(),
+        "token_type": scheme,
+        "expires_at": token.expires_at().map(|at| at.to_string()),
+    });
+    if !scope.is_empty() {
+        data["scope"] = scope.join(" ").into();
+    }
+    // RFC 6749 section 5.1.
+    let kept_nowhere = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::PRAGMA, "no-cache"),
+    ];
+    Ok((kept_nowhere, Json(envelope(data))).into_response())
 }
 
 /// `POST /vault/connections/{unified_api}/{service_id}/validate`: forces one refresh. Calls at

@@ -39,7 +39,7 @@ impl FromRequestParts<ApiState> for Of {
     type Rejection = ApiError;
 
     async fn from_request_parts(head: &mut Head, state: &ApiState) -> Result<Self, ApiError> {
-        let caller = Caller::from_request_parts(head, state).await?;
+        let caller = <Caller>::from_request_parts(head, state).await?;
         let Path(id) = Path::<String>::from_request_parts(head, state)
             .await
             .map_err(|_| ApiError::refused(StatusCode::BAD_REQUEST))?;

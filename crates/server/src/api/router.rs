@@ -146,6 +146,7 @@ pub fn router(state: ApiState) -> Router {
         .on(get, place, connections::get)
         .on(patch, place, connections::update)
         .on(delete, place, connections::delete)
+        .on(get, &below("access-token"), connections::access_token)
         .on(post, &below("import"), connections::import)
         .on(post, &below("token"), connections::token)
         .on(post, &below("validate"), connections::validate)

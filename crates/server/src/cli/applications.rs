@@ -1,15 +1,14 @@
-//! `tokenward applications` and `tokenward keys`.
+//! `tokenward applications`.
 
 use anyhow::{bail, ensure};
 use clap::Subcommand;
 use serde_json::json;
 use tokenward::{
     ApplicationId, Vault,
-    store::{Application, ApplicationSettings, Store, check_redirect_url},
+    store::{Application, ApplicationSettings, Scope, Store, check_redirect_url},
 };
 
-use super::{AppOption, exit::NotFound, output::Output};
-use crate::front::caller::new_key;
+use super::{exit::NotFound, keys::KeyOptions, output::Output};
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
@@ -198,6 +197,8 @@ pub(super) enum Command {
         /// Its id [default: from the name]
         #[arg(long)]
         id: Option<String>,
+        #[command(flatten)]
+        key: KeyOptions,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -233,37 +234,15 @@ impl Command {
     }
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum KeyCommand {
-    /// Make another API key, which is shown once
-    Create {
-        #[command(flatten)]
-        app: AppOption,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// List an application's keys (their beginnings)
-    List {
-        #[command(flatten)]
-        app: AppOption,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Revoke a key
-    Revoke {
-        /// The key's id, as listed
-        id: String,
-        #[command(flatten)]
-        app: AppOption,
-    },
-}
-
 pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> {
     let store = vault.store();
     match command {
-        Command::Create { name, id, json } => {
+        Command::Create {
+            name,
+            id,
+            key,
+            json,
+        } => {
             let id = id.clone().unwrap_or_else(|| id_from(name));
             let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             ensure!(
@@ -272,10 +251,19 @@ pub(super) async fn run(command: &Command, vault: &Vault) -> anyhow::Result<()> 
             );
             let id = ApplicationId::from(id);
             store.add_application(&id, name).await?;
-            let (key, kept) = new_key(&id);
-            store.add_key(kept).await?;
-            Output::new(*json).say(&json!({ "id": id, "name": name, "api_key": key.expose() }), || {
-                format!("application {id}\nAPI key     {}\nThe key is shown only now; keep it safe.", key.expose())
+            let (key, kept) = key.make(&**store, &id).await?;
+            let object = json!({
+                "id": id,
+                "name": name,
+                "api_key": key.expose(),
+                "scopes": kept.scopes.iter().map(Scope::name).collect::<Vec<_>>(),
+                "expires_at": kept.expires_at.map(|at| at.to_string()),
+            });
+            Output::new(*json).say(&object, || {
+                format!(
+                    "application {id}\nAPI key     {}\nThe key is shown only now; keep it safe.",
+                    key.expose()
+                )
             });
         }
         Command::List { json } => {
@@ -312,49 +300,4 @@ fn id_from(name: &str) -> String {
         .filter(|word| !word.is_empty())
         .collect();
     words.join("-")
-}
-
-pub(super) async fn run_keys(command: &KeyCommand, vault: &Vault) -> anyhow::Result<()> {
-    let store = vault.store();
-    match command {
-        KeyCommand::Create { app, json } => {
-            let id = app.find(vault).await?;
-            let (key, kept) = new_key(&id);
-            let key_id = kept.id.clone();
-            store.add_key(kept).await?;
-            Output::new(*json).say(
-                &json!({ "id": key_id, "application": id, "api_key": key.expose() }),
-                || {
-                    format!(
-                        "key     {key_id}\nAPI key {}\nThe key is shown only now; keep it safe.",
-                        key.expose()
-                    )
-                },
-            );
-        }
-        KeyCommand::List { app, json } => {
-            let keys = store.keys(&app.find(vault).await?).await?;
-            let list = keys.iter().map(
-                |k| json!({ "id": k.id, "hint": k.hint, "created_at": k.created_at.to_string() }),
-            );
-            let rows: Vec<_> = keys
-                .iter()
-                .map(|k| {
-                    vec![
-                        k.id.clone(),
-                        format!("{}...", k.hint),
-                        k.created_at.to_string(),
-                    ]
-                })
-                .collect();
-            Output::new(*json).table(&list.collect(), &["ID", "KEY", "CREATED"], &rows, "no keys");
-        }
-        KeyCommand::Revoke { id, app } => {
-            if !store.delete_key(&app.find(vault).await?, id).await? {
-                return Err(NotFound(format!("there is no key `{id}`")).into());
-            }
-            println!("key {id} revoked; running servers refuse it within a second");
-        }
-    }
-    Ok(())
 }

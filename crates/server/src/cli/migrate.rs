@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::digest::{self, Digest, SHA256};
 use serde_json::json;
-use tokenward::store::{Freeze, Record, Store, StoreResult};
+use tokenward::store::{ApiKey, Freeze, Record, Store, StoreResult};
 
 use super::output::Output;
 use crate::config::{open::VaultOptions, place::StoreUrl};
@@ -321,8 +321,17 @@ impl Walk<'_> {
         match &record {
             Record::Key(key) => {
                 self.sum.update(&key.digest);
-                self.sum
-                    .update(format!("{} {}", key.hint, key.created_at.0).as_bytes());
+                let ApiKey {
+                    hint,
+                    scopes,
+                    created_at,
+                    expires_at,
+                    // That a key was shown spends nothing: it is carried, and keeps nobody from going back.
+                    last_used_at: _,
+                    ..
+                } = key;
+                let times = format!("{hint} {scopes} {created_at} {expires_at:?}");
+                self.sum.update(times.as_bytes());
             }
             Record::Unread(answer) => self.sum.update(&answer.sealed),
             Record::Attempt(row) => {

@@ -5,6 +5,7 @@ mod clients;
 mod connections;
 mod connectors;
 mod exit;
+mod keys;
 mod migrate;
 mod output;
 mod reload;
@@ -90,7 +91,7 @@ enum Command {
     Applications(applications::Command),
     /// Manage applications' API keys
     #[command(subcommand)]
-    Keys(applications::KeyCommand),
+    Keys(keys::Command),
     /// Manage OAuth clients: an application's registrations at providers
     #[command(subcommand)]
     Clients(clients::Command),
@@ -202,7 +203,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             applications::run(&command, &vault).await?;
         }
-        Command::Keys(command) => applications::run_keys(&command, &open(options).await?).await?,
+        Command::Keys(command) => keys::run(&command, &open(options).await?).await?,
         Command::Clients(command) => clients::run(&command, &open_all(options).await?).await?,
         Command::Connections(command) => connections::run(&command, &open(options).await?).await?,
         Command::Token(token_options) => {

@@ -186,6 +186,7 @@ pub(crate) async fn serve(
         retries: options.retries,
         timeout: Duration::from_secs(options.request_timeout),
         library: options.http == Http::Library,
+        https: tls.is_some(),
     };
     let server = Server {
         gateway: Gateway::new(

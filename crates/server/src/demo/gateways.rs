@@ -9,7 +9,8 @@ use http_body_util::Full;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokenward::{
-    ApplicationId, ConnectionKey, ConnectorId, Secret, VaultConfig, observe::Blind, vault::Import,
+    ApplicationId, ConnectionKey, ConnectorId, Secret, VaultConfig, observe::Blind, store::Scopes,
+    vault::Import,
 };
 use tokenward_sandbox::{IssuedTokens, Sandbox, SandboxConfig};
 use tokio::{
@@ -165,7 +166,7 @@ async fn fill(
         .vault;
     let application = ApplicationId::from(APPLICATION);
     vault.store().add_application(&application, "Demo").await?;
-    let (key, kept) = new_key(&application);
+    let (key, kept) = new_key(&application, Scopes::default(), None);
     vault.store().add_key(kept).await?;
     let config = SandboxConfig::default();
     let connector = ConnectorId::from("sandbox");

@@ -7,7 +7,13 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
-use tokenward::{TokenError, refresh::ledger::FailureKind, time::StoreTime, vault::AdminError};
+use tokenward::{
+    TokenError,
+    refresh::ledger::FailureKind,
+    store::{Scope, Scopes},
+    time::StoreTime,
+    vault::AdminError,
+};
 use tokenward_http1::request::Refusal;
 
 use crate::wall_clock;
@@ -16,6 +22,9 @@ use crate::wall_clock;
 pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("x-tokenward-origin");
 /// On the gateway's own answers.
 pub(crate) const FROM_GATEWAY: HeaderValue = HeaderValue::from_static("gateway");
+
+/// On answers of the API behind it.
+pub(crate) const FROM_PROVIDER: HeaderValue = HeaderValue::from_static("provider");
 
 /// Tells what will help: see [`Remedy`].
 const REMEDY: HeaderName = HeaderName::from_static("x-tokenward-remedy");
@@ -136,6 +145,28 @@ impl ApiError {
         )
     }
 
+    /// A key that has stopped by itself. The same request with another one will do.
+    pub(crate) fn expired_key() -> Self {
+        Self::unauthorized("The API key has expired. Make another one with `tokenward keys create`")
+            .with(Remedy::Operator)
+    }
+
+    /// A valid key that is not good for what it is shown for (RFC 6750 section 3.1). SDKs do not try a 403 again.
+    pub(crate) fn missing_scope(missing: Scope, has: Scopes) -> Self {
+        let words = has.to_string().replace(' ', ",");
+        let with = has.iter().chain([missing]).map(Scope::name);
+        let with = with.collect::<Vec<_>>().join(",");
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "ForbiddenError",
+            &format!("The API key lacks the scope `{missing}`"),
+            format!(
+                "This takes a key with the scope `{missing}`; the key has {words}. Make one that has it with `tokenward keys create --scopes {with}`"
+            ),
+        )
+        .with(Remedy::Operator)
+    }
+
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -207,6 +238,10 @@ impl ApiError {
             "Method not allowed",
             "This path does not take this method",
         )
+    }
+
+    fn conflict(detail: String) -> Self {
+        Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", detail)
     }
 
     /// A request that was refused before anybody looked at what it says.
@@ -410,6 +445,9 @@ impl From<TokenError> for ApiError {
                 message: "Re-authorize the connection".to_owned(),
                 ..Self::refresh_failed(Remedy::Authorize, &text, Some("invalid_grant"), None)
             },
+            TokenError::UnusableToken => {
+                Self::refresh_failed(Remedy::Retry, &text, Some("unusable_token"), None)
+            }
             TokenError::AnswerLost { retry_at, .. } => {
                 Self::refresh_failed(Remedy::Retry, &text, Some("answer_lost"), Some(retry_at))
             }
@@ -454,12 +492,15 @@ impl From<AdminError> for ApiError {
             ),
             AdminError::UnknownConnection(_) => Self::not_found(text),
             AdminError::UnknownConsumer(_) => Self::unknown("Consumer", text),
-            AdminError::Conflict | AdminError::ReplacedToken { .. } => {
-                Self::new(StatusCode::CONFLICT, "ConflictError", "Conflict", text)
-                    .with(Remedy::Retry)
-            }
+            AdminError::Conflict => Self::conflict(text).with(Remedy::Retry),
+            // However often it is imported.
+            AdminError::ReplacedToken { .. } => Self::conflict(text).with(Remedy::Authorize),
             AdminError::Store(error) => Self::store(&error.to_string()),
             _ => Self::invalid(text),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "error_tests.rs"]
+mod tests;

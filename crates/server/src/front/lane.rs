@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{error::ApiError, linger::Linger, router::Server};
 use crate::{
-    gateway::{CallerBody, GatewayBody, Marks, Outcome, Plain},
+    gateway::{CallerBody, GatewayBody, Marks, Outcome, Plain, path::Form},
     listen::{Connection, timers::RequestGuard},
 };
 
@@ -124,13 +124,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
     ) -> io::Result<()> {
         let date = date();
         let mut sent = None;
-        if request.target == "/proxy" {
+        if let Some(form) = Form::of(request.target) {
             let marks = Marks {
                 request_id: &self.server.next_id(),
                 date: &date,
                 last,
             };
-            let plain = Plain::of(request);
+            let plain = Plain::of(form, request);
             let sending = self.server.gateway().send_plain(&plain, &marks, out);
             match unless_gone(self.stream, ahead, sending).await? {
                 Outcome::Answered(mut relay, ending) => {

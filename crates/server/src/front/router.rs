@@ -9,11 +9,11 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::{
-    error::ApiError,
+    error::{ApiError, FROM_GATEWAY, ORIGIN},
     request_id::{REQUEST_ID, RequestIds},
 };
 use crate::{
-    gateway::{CallerBody, Gateway, GatewayBody, Sent},
+    gateway::{CallerBody, Gateway, GatewayBody, Sent, path::Form},
     observe::requests::FLUSH_EVERY,
 };
 
@@ -60,14 +60,14 @@ impl Server {
     }
 
     /// Boxed: what waits for an answer is moved about before it is polled, and is large.
-    /// `sent`: it is a request to `/proxy` that was decided and sent already.
+    /// `sent`: it is a request to the gateway that was decided and sent already.
     pub(crate) fn answer(
         self: Arc<Self>,
         request: Request<CallerBody>,
         sent: Option<Sent>,
     ) -> Pin<Box<dyn Future<Output = Response<GatewayBody>> + Send>> {
         let id = self.ids.next_id();
-        if request.uri().path() == "/proxy" {
+        if Form::of_uri(request.uri()).is_some() {
             return Box::pin(async move {
                 let response = self.gateway.handle(request, sent, id.clone()).await;
                 named(response, id)
@@ -98,8 +98,9 @@ impl Server {
     }
 }
 
-/// With a name for people who ask about it.
+/// With a name for people who ask about it, and word of whose it is.
 fn named(mut response: Response<GatewayBody>, id: HeaderValue) -> Response<GatewayBody> {
     response.headers_mut().insert(REQUEST_ID, id);
+    response.headers_mut().entry(ORIGIN).or_insert(FROM_GATEWAY);
     response
 }

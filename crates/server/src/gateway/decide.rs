@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Method};
 use tokenward::{
     ApplicationId, ConnectionKey, ConsumerId, Token, TokenError,
+    store::Scope,
     time::Moment,
     vault::{Held, Resolved},
 };
@@ -14,7 +15,7 @@ use super::{
     Gateway,
     directions::{Directions, Wanted},
     rules::Direction,
-    target::{self, Target},
+    target::{self, Asked, Target},
     trip::Begun,
 };
 use crate::front::{caller::consumer_id, error::ApiError};
@@ -97,15 +98,16 @@ impl Gateway {
         let application = directions.text(Direction::Application);
         let key = directions.key().map(HeaderValue::from_bytes);
         let key = key.and_then(Result::ok);
-        self.keys
-            .check(key.as_ref(), application.as_deref(), time.deadline)
+        let naming = directions.naming(application.as_deref());
+        let application = self
+            .keys
+            .check(key.as_ref(), naming, Scope::Proxy, time.deadline)
             .await?;
         let mut wanted = wanted?;
-        let application = application.unwrap_or_default();
         let resolved = self.connection(&application, &wanted, &time).await?;
         complete(&resolved)?;
-        let url = wanted.url.as_ref();
-        let at = |token: Option<&Token>| target::resolve(url, &resolved, token, &self.rules);
+        let asked = wanted.asked.clone();
+        let at = |token: Option<&Token>| target::resolve(&asked, &resolved, token, &self.rules);
         let mut begun = Begun::Not;
         let (credential, target) = match wanted.authorization.take() {
             Some(own) => (Credential::Own(own), at(None)?),
@@ -114,7 +116,7 @@ impl Gateway {
                     Some(token) => token,
                     None => {
                         let token;
-                        (token, begun) = self.refreshed(url, &resolved, &time).await?;
+                        (token, begun) = self.refreshed(&asked, &resolved, &time).await?;
                         token
                     }
                 };
@@ -130,12 +132,12 @@ impl Gateway {
     /// meanwhile.
     async fn refreshed(
         &self,
-        url: &str,
+        asked: &Asked<'_>,
         resolved: &Resolved,
         time: &Time,
     ) -> Result<(Held, Begun), ApiError> {
         // Where it cannot go anyhow, no token is refreshed for it.
-        let target = target::foreseen(url, resolved, &self.rules)?;
+        let target = target::foreseen(asked, resolved, &self.rules)?;
         let token = self.vault.token_for(resolved, self.left(time));
         let Some(target) = target else {
             return Ok((token.await?, Begun::Not));
@@ -154,10 +156,6 @@ impl Gateway {
         method: &Method,
         began: Moment,
     ) -> Option<Decided> {
-        let application = directions.text(Direction::Application)?;
-        if !self.keys.knows(directions.key()?, &application) {
-            return None;
-        }
         let wanted = directions.wanted().ok()?;
         if wanted.authorization.is_some() || wanted.follow_redirects {
             return None;
@@ -165,12 +163,17 @@ impl Gateway {
         let service = wanted.service.as_deref()?;
         let api = wanted.unified_api.as_deref();
         let api = api.or_else(|| self.only_api(service))?;
-        let resolved = self
-            .vault
-            .resolved(&application, &wanted.consumer, api, service)?;
+        let application = directions.text(Direction::Application);
+        let naming = directions.naming(application.as_deref());
+        let find = |application: &str| {
+            self.vault
+                .resolved(application, &wanted.consumer, api, service)
+        };
+        let key = directions.key()?;
+        let resolved = self.keys.known(key, naming, Scope::Proxy, find)??;
         complete(&resolved).ok()?;
         let token = self.vault.fresh(&resolved)?;
-        let target = target::resolve(&wanted.url, &resolved, Some(&token), &self.rules).ok()?;
+        let target = target::resolve(&wanted.asked, &resolved, Some(&token), &self.rules).ok()?;
         let time = self.time(began, wanted.timeout);
         let credential = Credential::Token(token);
         Some(Decided::new(
@@ -193,7 +196,7 @@ impl Gateway {
     /// The connection that the directions name.
     async fn connection(
         &self,
-        application: &str,
+        application: &ApplicationId,
         wanted: &Wanted<'_>,
         time: &Time,
     ) -> Result<Arc<Resolved>, ApiError> {
@@ -204,13 +207,14 @@ impl Gateway {
         let api = api.or_else(|| self.only_api(service?));
         let key = match (service, api) {
             (Some(service), Some(api)) => {
-                if let Some(resolved) = self.vault.resolved(application, consumer, api, service) {
+                let name = application.as_str();
+                if let Some(resolved) = self.vault.resolved(name, consumer, api, service) {
                     return Ok(resolved);
                 }
-                ConnectionKey::new(application, consumer, api, service)
+                ConnectionKey::new(application.clone(), consumer, api, service)
             }
             _ => {
-                let only = self.only_connection(application.into(), consumer.into(), service, api);
+                let only = self.only_connection(application.clone(), consumer.into(), service, api);
                 let left = self.left(time);
                 let late = |_| TokenError::DeadlineExceeded {
                     waited_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
@@ -295,15 +299,15 @@ impl Decided {
         }
     }
 
-    /// The same request with a newer token. `url`: as the caller gave it, for that token may lead elsewhere
+    /// The same request with a newer token. `asked`: as the caller gave it, for that token may lead elsewhere
     /// (`instance_url`).
     pub(super) fn renew(
         &mut self,
         gateway: &Gateway,
-        url: &str,
+        asked: &Asked<'_>,
         token: Held,
     ) -> Result<(), ApiError> {
-        self.target = target::resolve(url, &self.resolved, Some(&token), &gateway.rules)?;
+        self.target = target::resolve(asked, &self.resolved, Some(&token), &gateway.rules)?;
         self.credential = Credential::Token(token);
         Ok(())
     }

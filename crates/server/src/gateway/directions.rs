@@ -4,8 +4,15 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::rules::{self, Direction, RequestRule};
-use crate::front::{caller::text_of, error::ApiError};
+use super::{
+    path::{Form, PathForm},
+    rules::{self, Direction, RequestRule},
+    target::Asked,
+};
+use crate::front::{
+    caller::{Naming, text_of},
+    error::ApiError,
+};
 
 /// No request may ask for more.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
@@ -16,6 +23,8 @@ pub(crate) struct Directions<'a> {
     values: [Option<&'a [u8]>; 10],
     /// One that was given twice: which of them counts nobody can say.
     twice: Option<Direction>,
+    /// What the path says of them.
+    path: Option<PathForm<'a>>,
 }
 
 /// What they ask for.
@@ -24,7 +33,7 @@ pub(super) struct Wanted<'a> {
     pub(super) consumer: Cow<'a, str>,
     pub(super) service: Option<Cow<'a, str>>,
     pub(super) unified_api: Option<Cow<'a, str>>,
-    pub(super) url: Cow<'a, str>,
+    pub(super) asked: Asked<'a>,
     pub(super) method: Option<Method>,
     /// Sent instead of the vault's token.
     pub(super) authorization: Option<HeaderValue>,
@@ -33,9 +42,21 @@ pub(super) struct Wanted<'a> {
 }
 
 impl<'a> Directions<'a> {
+    /// Directions of which only the form is known so far.
+    pub(super) fn in_form(form: Form<'a>) -> Self {
+        let path = match form {
+            Form::Headers => None,
+            Form::Path(path) => Some(path),
+        };
+        Self {
+            path,
+            ..Self::default()
+        }
+    }
+
     /// Reads a request's headers.
-    pub(super) fn of(headers: &'a HeaderMap) -> Self {
-        let mut directions = Self::default();
+    pub(super) fn of(form: Form<'a>, headers: &'a HeaderMap) -> Self {
+        let mut directions = Self::in_form(form);
         for (name, value) in headers {
             let rule = rules::of_request(name.as_str().as_bytes());
             if let RequestRule::Direction(direction) = rule {
@@ -61,13 +82,37 @@ impl<'a> Directions<'a> {
     }
 
     /// A direction's text, if it has any.
-    pub(super) fn text(&self, direction: Direction) -> Option<Cow<'a, str>> {
+    pub(super) fn text(&self, direction: Direction) -> Option<Cow<'_, str>> {
+        if let Some(text) = self.path.as_ref().and_then(|path| path.text(direction)) {
+            return Some(Cow::Borrowed(text));
+        }
         text_of(self.values[direction as usize]?)
     }
 
     /// A direction's text, or nothing.
-    pub(super) fn text_or_empty(&self, direction: Direction) -> Cow<'a, str> {
+    pub(super) fn text_or_empty(&self, direction: Direction) -> Cow<'_, str> {
         self.text(direction).unwrap_or_default()
+    }
+
+    /// The path form, if they come in it.
+    pub(super) fn path(&self) -> Option<&PathForm<'a>> {
+        self.path.as_ref()
+    }
+
+    /// Which application calls, as far as they say.
+    pub(super) fn naming<'n>(&self, application: Option<&'n str>) -> Naming<'n> {
+        match self.path {
+            Some(_) => Naming::Key(application),
+            None => Naming::Header(application),
+        }
+    }
+
+    /// What is asked for.
+    pub(super) fn asked(&self) -> Option<Asked<'_>> {
+        match &self.path {
+            Some(path) => Some(Asked::Below(path.rest())),
+            None => self.text(Direction::Url).map(Asked::Url),
+        }
     }
 
     /// What they ask for. To be asked when it is known who gives them.
@@ -75,14 +120,15 @@ impl<'a> Directions<'a> {
     /// # Errors
     ///
     /// 400 if one of them is missing, makes no sense, or was given twice.
-    pub(super) fn wanted(&self) -> Result<Wanted<'a>, ApiError> {
+    pub(super) fn wanted(&self) -> Result<Wanted<'_>, ApiError> {
         if let Some(twice) = self.twice {
             return Err(ApiError::header_twice(twice.name()));
         }
-        let required = |direction: Direction| {
-            self.text(direction)
-                .ok_or_else(|| ApiError::missing_header(direction.name()))
-        };
+        if self.path.is_some() {
+            self.settled()?;
+        }
+        let missing = |direction: Direction| ApiError::missing_header(direction.name());
+        let consumer = self.text(Direction::Consumer);
         let wrong = |direction: Direction, what: &str| {
             ApiError::bad_header(&format!("{} is not {what}", direction.name()))
         };
@@ -113,15 +159,31 @@ impl<'a> Directions<'a> {
             }
         };
         Ok(Wanted {
-            consumer: required(Direction::Consumer)?,
+            consumer: consumer.ok_or_else(|| missing(Direction::Consumer))?,
             service: self.text(Direction::Service),
             unified_api: self.text(Direction::UnifiedApi),
-            url: required(Direction::Url)?,
+            asked: self.asked().ok_or_else(|| missing(Direction::Url))?,
             method,
             authorization,
             timeout,
             follow_redirects: self.text(Direction::FollowRedirects).as_deref() == Some("true"),
         })
+    }
+}
+
+impl Directions<'_> {
+    /// That no header says again, or otherwise, what the path says.
+    fn settled(&self) -> Result<(), ApiError> {
+        for direction in Direction::ALL {
+            let said = self.values[direction as usize].and_then(text_of);
+            if PathForm::settles(direction) && said.is_some() {
+                return Err(ApiError::bad_header(&format!(
+                    "{} is not taken where the path names the connection",
+                    direction.name()
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -209,12 +271,12 @@ mod tests {
             "x-apideck-downstream-method",
             HeaderValue::from_static("patch"),
         );
-        let directions = Directions::of(&headers);
+        let directions = Directions::of(Form::Headers, &headers);
         assert_eq!(directions.key(), Some(&b"Bearer key"[..]));
         let wanted = directions.wanted().unwrap();
         assert_eq!(wanted.service, None);
         assert_eq!(wanted.consumer, "c");
-        assert_eq!(wanted.url, "/x");
+        assert!(matches!(&wanted.asked, Asked::Url(url) if url == "/x"));
         assert_eq!(wanted.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(wanted.method, Some(Method::PATCH));
         for (name, wrong) in [
@@ -225,7 +287,9 @@ mod tests {
         ] {
             let mut headers = map(&FULL);
             headers.insert(name, HeaderValue::from_static(wrong));
-            let error = Directions::of(&headers).wanted().unwrap_err();
+            let error = Directions::of(Form::Headers, &headers)
+                .wanted()
+                .unwrap_err();
             assert_eq!(error.status(), 400, "{name}: {wrong}");
         }
         let error = Directions::default().wanted().unwrap_err();
@@ -237,8 +301,33 @@ mod tests {
         for (name, value) in FULL {
             let mut headers = map(&FULL);
             headers.append(name, HeaderValue::from_static(value));
-            let error = Directions::of(&headers).wanted().unwrap_err();
+            let error = Directions::of(Form::Headers, &headers)
+                .wanted()
+                .unwrap_err();
             assert_eq!(error.status(), 400, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_path_says_no_header_says_again() {
+        let form = || Form::of("/proxy/c%20d/crm/s/x?y").unwrap();
+        let bare = map(&[("authorization", "Bearer key"), ("x-apideck-timeout", "9")]);
+        let directions = Directions::of(form(), &bare);
+        let wanted = directions.wanted().unwrap();
+        assert_eq!(
+            (&*wanted.consumer, wanted.service.as_deref()),
+            ("c d", Some("s"))
+        );
+        assert!(matches!(wanted.asked, Asked::Below("/x?y")));
+        assert_eq!(wanted.timeout, Some(Duration::from_millis(9)));
+        for direction in Direction::ALL.into_iter().filter(|d| PathForm::settles(*d)) {
+            let mut headers = bare.clone();
+            // The SDKs send empty ones.
+            headers.insert(direction.name(), HeaderValue::from_static(""));
+            assert!(Directions::of(form(), &headers).wanted().is_ok());
+            headers.insert(direction.name(), HeaderValue::from_static("GET"));
+            let error = Directions::of(form(), &headers).wanted().unwrap_err();
+            assert_eq!(error.status(), 400, "{}", direction.name());
         }
     }
 }

@@ -18,14 +18,18 @@ use super::{
     Gateway, Noted,
     decide::Decided,
     directions::Directions,
+    path::Form,
     retry,
     rules::{self, AnswerRule, DOWNSTREAM_ERROR, LONGEST_NAME, Limits, RequestRule},
     trip::{Attempt, is_error},
     upstream::{Answered, Lease, Written},
 };
-use crate::front::request_id::REQUEST_ID;
+use crate::front::{
+    error::{FROM_PROVIDER, ORIGIN},
+    request_id::REQUEST_ID,
+};
 
-/// A request to `/proxy` that is here in whole, taken apart.
+/// A request to the gateway that is here in whole, taken apart.
 #[derive(Debug)]
 pub(crate) struct Plain<'a> {
     request: &'a Request<'a>,
@@ -78,9 +82,9 @@ impl Source for Relay {
 }
 
 impl<'a> Plain<'a> {
-    /// Takes a request to `/proxy` apart.
-    pub(crate) fn of(request: &'a Request<'a>) -> Self {
-        let mut directions = Directions::default();
+    /// Takes a request to the gateway apart.
+    pub(crate) fn of(form: Form<'a>, request: &'a Request<'a>) -> Self {
+        let mut directions = Directions::in_form(form);
         let mut onward = 0;
         let room = &mut [0; LONGEST_NAME];
         for (place, header) in request.headers.iter().enumerate() {
@@ -141,7 +145,8 @@ impl Gateway {
             if api.concerns_token(code) || retry::may_pass(code) || code == 407 {
                 return None;
             }
-            write_answer(head, written.to_head, marks, out)
+            let by_path = plain.directions.path().is_some();
+            write_answer(head, written.to_head, by_path, marks, out)
         };
         let deadline = self.runtime_deadline(&decided.time);
         let answered = self
@@ -158,7 +163,7 @@ impl Gateway {
                 }
                 self.note(&Noted {
                     directions: &plain.directions,
-                    unified_api: Some(&decided.resolved.key.unified_api),
+                    resolved: Some(&decided.resolved),
                     method: &decided.method,
                     id: marks.request_id,
                     began,
@@ -209,6 +214,7 @@ fn write_request(plain: &Plain<'_>, decided: &Decided, out: &mut BytesMut) {
 fn write_answer(
     head: &ResponseHead<'_>,
     to_head: bool,
+    by_path: bool,
     marks: &Marks<'_>,
     out: &mut BytesMut,
 ) -> Option<Ending> {
@@ -218,7 +224,7 @@ fn write_answer(
         Framing::Chunked(_) | Framing::Close => Ending::Chunked,
     };
     put_status(out, head.status);
-    if write_answer_headers(head, ending, marks, out).is_none() {
+    if write_answer_headers(head, ending, by_path, marks, out).is_none() {
         out.clear();
         return None;
     }
@@ -236,6 +242,7 @@ fn write_answer(
 fn write_answer_headers(
     head: &ResponseHead<'_>,
     ending: Ending,
+    by_path: bool,
     marks: &Marks<'_>,
     out: &mut BytesMut,
 ) -> Option<()> {
@@ -256,6 +263,9 @@ fn write_answer_headers(
                 Ending::NoBody if head.status != StatusCode::NO_CONTENT => {}
                 Ending::Chunked | Ending::NoBody => continue,
             },
+            // Links are told in the form in which the caller names the connection.
+            AnswerRule::Location | AnswerRule::Link if by_path => return None,
+            AnswerRule::Link => {}
             AnswerRule::Location if header.value.starts_with(b"http") => {}
             AnswerRule::Location => return None,
             AnswerRule::Connection => {
@@ -275,6 +285,7 @@ fn write_answer_headers(
     if !dated {
         put_header(out, "date", marks.date);
     }
+    put_header(out, ORIGIN.as_str(), FROM_PROVIDER.as_bytes());
     if is_error(head.status) {
         put_header(out, DOWNSTREAM_ERROR.as_str(), b"true");
     }

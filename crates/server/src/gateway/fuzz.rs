@@ -5,8 +5,9 @@ use tokenward::vault::Resolved;
 
 use super::{
     directions::{self, Directions},
-    target::{self, Target},
-    trip,
+    path::Form,
+    target::{self, Asked, Target},
+    trip::{self, Links},
 };
 use crate::egress::AddressRules;
 
@@ -15,20 +16,36 @@ pub fn target(given: &str, resolved: &Resolved) -> Option<Uri> {
     resolve(given, resolved).map(|target| target.uri())
 }
 
+/// Where a request in the path form leads, if a token may go there.
+pub fn below(rest: &str, resolved: &Resolved) -> Option<Uri> {
+    let asked = Asked::Below(rest);
+    let target = target::resolve(&asked, resolved, None, &rules()?).ok()?;
+    Some(target.uri())
+}
+
 fn resolve(given: &str, resolved: &Resolved) -> Option<Target> {
-    let rules = AddressRules::new(vec!["127.0.0.0/8".parse().ok()?]);
-    target::resolve(given, resolved, None, &rules).ok()
+    let asked = Asked::Url(given.into());
+    target::resolve(&asked, resolved, None, &rules()?).ok()
+}
+
+fn rules() -> Option<AddressRules> {
+    Some(AddressRules::new(vec!["127.0.0.0/8".parse().ok()?]))
 }
 
 /// What goes on of a request's headers.
 pub fn onward(headers: &HeaderMap) -> HeaderMap {
-    let _ = Directions::of(headers).wanted();
+    let _ = Directions::of(Form::Headers, headers).wanted();
     directions::onward(headers)
 }
 
 /// What goes on of the headers of an answer from there.
 pub fn finish(headers: &mut HeaderMap, status: StatusCode, given: &str, resolved: &Resolved) {
     if let Some(target) = resolve(given, resolved) {
-        trip::finish_headers(headers, status, false, &target);
+        let told = |reference: &[u8]| target.absolute(reference);
+        let links = Links {
+            told: &told,
+            all: true,
+        };
+        trip::finish_headers(headers, status, false, &links);
     }
 }

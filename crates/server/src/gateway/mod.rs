@@ -1,4 +1,5 @@
-//! `/proxy`: a request to an API with the connection's fresh token.
+//! `/proxy`: a request to an API with the connection's fresh token. It names its connection in headers, as
+//! Apideck's SDKs do, or in its path (`path`), as the providers' own SDKs can.
 //!
 //! A request is decided once (`decide`): who asks, for which connection, with which token (from memory when
 //! it is fresh), and whether that may go where it is asked to. Then it makes one trip (`trip`); what was
@@ -11,6 +12,7 @@ mod directions;
 mod encode;
 #[doc(hidden)]
 pub mod fuzz;
+pub(crate) mod path;
 mod retry;
 mod rules;
 mod target;
@@ -20,7 +22,7 @@ mod upstream;
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use tokenward::{Vault, time::Moment};
+use tokenward::{Vault, time::Moment, vault::Resolved};
 use tokio::time::Instant;
 
 pub use body::{CallerBody, GatewayBody};
@@ -30,7 +32,9 @@ use self::{
     body::Replayable,
     decide::Time,
     directions::{Directions, onward},
+    path::Form,
     rules::Direction,
+    target::Asked,
     trip::{Begun, Trip},
     upstream::Upstream,
 };
@@ -55,6 +59,8 @@ pub struct GatewayConfig {
     pub retries: u32,
     /// HTTP/1.1 to APIs is left to an HTTP library.
     pub library: bool,
+    /// Callers speak TLS to us.
+    pub https: bool,
 }
 
 impl Default for GatewayConfig {
@@ -64,6 +70,7 @@ impl Default for GatewayConfig {
             replay_limit: 256 * 1024,
             retries: 2,
             library: false,
+            https: false,
         }
     }
 }
@@ -83,8 +90,8 @@ pub struct Gateway {
 /// What is told of a request that was answered.
 struct Noted<'a> {
     directions: &'a Directions<'a>,
-    /// Where it is known better than the caller said.
-    unified_api: Option<&'a str>,
+    /// Its connection, if it was found.
+    resolved: Option<&'a Resolved>,
     method: &'a Method,
     id: &'a HeaderValue,
     began: Moment,
@@ -135,7 +142,7 @@ impl Gateway {
         &self.log
     }
 
-    /// Answers one request to `/proxy`. `sent`: it was decided and sent already. `id`: its name in the log.
+    /// Answers one request to the gateway. `sent`: it was decided and sent already. `id`: its name in the log.
     pub(crate) async fn handle(
         &self,
         request: Request<CallerBody>,
@@ -143,14 +150,15 @@ impl Gateway {
         id: HeaderValue,
     ) -> Response<GatewayBody> {
         let (parts, body) = request.into_parts();
-        let directions = Directions::of(&parts.headers);
+        let form = Form::of_uri(&parts.uri).unwrap_or(Form::Headers);
+        let directions = Directions::of(form, &parts.headers);
         let began = match &sent {
             Some(sent) => sent.decided.time.began,
             None => self.vault.clock().now(),
         };
         let mut noted = Noted {
             directions: &directions,
-            unified_api: None,
+            resolved: None,
             method: &parts.method,
             id: &id,
             began,
@@ -161,12 +169,20 @@ impl Gateway {
             Some(sent) => Ok((sent.decided, Begun::Sent(sent.attempt))),
             None => self.decide(&directions, &parts.method, began).await,
         };
+        let resolved = decided
+            .as_ref()
+            .ok()
+            .map(|(decided, _)| decided.resolved.clone());
+        noted.resolved = resolved.as_deref();
+        let path = directions.path();
         let result = match decided {
             Ok((decided, begun)) => {
                 let mut trip = Trip {
                     gateway: self,
                     decided,
-                    url: directions.text_or_empty(Direction::Url),
+                    asked: directions.asked().unwrap_or(Asked::Below("")),
+                    here: path
+                        .and_then(|path| path.here(&parts.uri, &parts.headers, self.config.https)),
                     headers: onward(&parts.headers),
                     body: Replayable::new(body, self.config.replay_limit),
                 };
@@ -196,10 +212,16 @@ impl Gateway {
         self.metrics.proxied(own.then_some(noted.status), took);
         let text = |direction| noted.directions.text_or_empty(direction);
         if self.log.is_on() {
-            let api = noted
-                .unified_api
-                .map_or_else(|| text(Direction::UnifiedApi), Into::into);
-            let (url, application) = (text(Direction::Url), text(Direction::Application));
+            let key = noted.resolved.map(|resolved| &resolved.key);
+            let api = key.map_or_else(
+                || text(Direction::UnifiedApi),
+                |key| (*key.unified_api).into(),
+            );
+            let application = key.map_or_else(
+                || text(Direction::Application),
+                |key| key.application.as_str().into(),
+            );
+            let url = text(Direction::Url);
             let (consumer, service) = (text(Direction::Consumer), text(Direction::Service));
             self.log.add(|at| Line {
                 at,

@@ -30,6 +30,20 @@ pub(super) enum Direction {
 }
 
 impl Direction {
+    /// All of them.
+    pub(super) const ALL: [Self; 10] = [
+        Self::Key,
+        Self::Application,
+        Self::Consumer,
+        Self::Service,
+        Self::UnifiedApi,
+        Self::Url,
+        Self::Method,
+        Self::Authorization,
+        Self::Timeout,
+        Self::FollowRedirects,
+    ];
+
     /// The header.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -108,6 +122,8 @@ pub(super) enum AnswerRule {
     Length,
     /// It goes on as an absolute URL: relative to the gateway it would lead elsewhere.
     Location,
+    /// It goes on; who named the connection in its path is told where links lead in the same form.
+    Link,
     /// The date of the answer: one is added where there is none.
     Date,
     /// It names headers of the connection, and stays.
@@ -123,6 +139,7 @@ pub(super) fn of_answer(name: &[u8]) -> AnswerRule {
         b"content-length" => AnswerRule::Length,
         b"date" => AnswerRule::Date,
         b"location" | b"content-location" => AnswerRule::Location,
+        b"link" => AnswerRule::Link,
         b"x-apideck-downstream-error" | b"x-apideck-request-id" => AnswerRule::Stays,
         // What only the gateway says of itself an API cannot say.
         _ if name.starts_with(b"x-tokenward-") => AnswerRule::Stays,
@@ -260,18 +277,7 @@ mod tests {
 
     #[test]
     fn every_direction_is_read_from_the_header_that_it_names() {
-        for direction in [
-            Direction::Key,
-            Direction::Application,
-            Direction::Consumer,
-            Direction::Service,
-            Direction::UnifiedApi,
-            Direction::Url,
-            Direction::Method,
-            Direction::Authorization,
-            Direction::Timeout,
-            Direction::FollowRedirects,
-        ] {
+        for direction in Direction::ALL {
             assert!(direction.name().len() <= LONGEST_NAME);
             let rule = of_request(direction.name().as_bytes());
             assert_eq!(rule, RequestRule::Direction(direction));

@@ -16,6 +16,7 @@ use tokenward::{
 };
 use url::Url;
 
+use super::path;
 use crate::{egress::AddressRules, front::error::ApiError};
 
 /// Where a request goes: an origin to which the token may go, and what is asked for there.
@@ -84,19 +85,45 @@ impl Target {
     }
 }
 
-/// The target of `x-apideck-downstream-url`: as given, or relative to the connector's base, with
-/// `{setting}` places filled from the connection's settings.
+/// What a caller asks for.
+#[derive(Clone, Debug)]
+pub(super) enum Asked<'a> {
+    /// `x-apideck-downstream-url`.
+    Url(Cow<'a, str>),
+    /// What follows the service in the path form: path and query below the connector's base in the bytes that
+    /// came, or an absolute URL.
+    Below(&'a str),
+}
+
+impl Asked<'_> {
+    /// Whether it can be checked without a token: an absolute URL, and a path that leads out of any base.
+    fn is_plain(&self) -> bool {
+        match self {
+            Self::Url(url) => is_absolute(url),
+            Self::Below(rest) => path::absolute(rest).is_some() || path::climbs(rest),
+        }
+    }
+}
+
+/// The target of what a caller asks for: as given, or relative to the connector's base. In
+/// `x-apideck-downstream-url` `{setting}` places are filled from the connection's settings.
 ///
 /// # Errors
 ///
 /// 400 if it is not a URL, or if no token may go there.
 pub(super) fn resolve(
-    given: &str,
+    asked: &Asked<'_>,
     resolved: &Resolved,
     token: Option<&Token>,
     rules: &AddressRules,
 ) -> Result<Target, ApiError> {
-    let given = fill_places(given, resolved)?;
+    let given = match asked {
+        Asked::Url(given) => fill_places(given, resolved)?,
+        Asked::Below(rest) => match path::absolute(rest) {
+            Some(url) => url,
+            None => return below(rest, resolved, token, rules),
+        },
+    };
     let text = if is_absolute(&given) {
         given
     } else {
@@ -121,6 +148,81 @@ pub(super) fn resolve(
         last.0.store(Some(target.origin.clone()));
     }
     Ok(target)
+}
+
+/// What is below the base, to the byte.
+fn below(
+    rest: &str,
+    resolved: &Resolved,
+    token: Option<&Token>,
+    rules: &AddressRules,
+) -> Result<Target, ApiError> {
+    if path::climbs(rest) {
+        return Err(ApiError::invalid(
+            "The path leads out of the connector's base URL",
+        ));
+    }
+    let base = base(resolved, token)?;
+    let base = base.trim_end_matches('/');
+    let last = resolved.attached(LastOrigin::default);
+    let known = last.and_then(|last| last.0.load_full());
+    let known =
+        known.and_then(|origin| Some((base.strip_prefix(&*origin.prefix)?.to_owned(), origin)));
+    let (front, origin) = match known {
+        // The prefix ends where the path begins, or another origin only begins alike.
+        Some((front, origin)) if front.is_empty() || front.starts_with('/') => (front, origin),
+        _ => {
+            let url = Url::parse(base)
+                .map_err(|_| ApiError::bad_header("the connector's base URL is not a URL"))?;
+            let Target { origin, path } = checked(&url, resolved, rules)?;
+            if let Some(last) = last {
+                last.0.store(Some(origin.clone()));
+            }
+            (path.path().trim_end_matches('/').to_owned(), origin)
+        }
+    };
+    let slash = if front.is_empty() && !rest.starts_with('/') {
+        "/"
+    } else {
+        ""
+    };
+    let path = Bytes::from(format!("{front}{slash}{rest}"));
+    let path = PathAndQuery::from_maybe_shared(path)
+        .map_err(|_| ApiError::invalid("The path cannot be sent as a request target"))?;
+    Ok(Target { origin, path })
+}
+
+/// A reference in an answer as whoever found the connection at `here` is to follow it: what leads to where a token
+/// may go leads there by the gateway. `None`: as it is.
+pub(super) fn told(
+    reference: &[u8],
+    from: &Target,
+    here: &str,
+    resolved: &Resolved,
+    token: Option<&Token>,
+    rules: &AddressRules,
+) -> Option<HeaderValue> {
+    let reference = std::str::from_utf8(reference).ok()?;
+    let from: Url = from.uri().to_string().parse().ok()?;
+    let url = from.join(reference).ok()?;
+    let elsewhere = || {
+        let relative = Url::parse(reference).is_err();
+        relative.then(|| HeaderValue::from_str(url.as_str()).ok())?
+    };
+    if checked(&url, resolved, rules).is_err() {
+        return elsewhere();
+    }
+    let base = base(resolved, token)
+        .ok()
+        .and_then(|base| Url::parse(&base).ok());
+    let below = base.and_then(|base| {
+        let front = base.as_str().trim_end_matches('/');
+        let rest = url.as_str().strip_prefix(front)?;
+        let ends = rest.is_empty() || rest.starts_with(['/', '?', '#']);
+        (ends && path::absolute(rest).is_none()).then(|| format!("{here}{rest}"))
+    });
+    let text = below.unwrap_or_else(|| format!("{here}/{url}"));
+    HeaderValue::from_str(&text).ok()
 }
 
 impl Origin {
@@ -274,12 +376,12 @@ fn is_name(text: &str) -> bool {
 ///
 /// As [`resolve`].
 pub(super) fn foreseen(
-    given: &str,
+    asked: &Asked<'_>,
     resolved: &Resolved,
     rules: &AddressRules,
 ) -> Result<Option<Target>, ApiError> {
-    let target = resolve(given, resolved, None, rules);
-    if is_absolute(given) {
+    let target = resolve(asked, resolved, None, rules);
+    if asked.is_plain() {
         return target.map(Some);
     }
     Ok(target.ok())

@@ -1,6 +1,6 @@
 //! A decided request on its way: sent, sent again where that is safe, until an answer is the caller's.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
@@ -12,14 +12,15 @@ use super::{
     body::{GatewayBody, OutBody, Peeked, Replayable},
     decide::{Credential, Decided},
     directions::remove_named,
+    path,
     retry::{Retries, Verdict},
     rules::{self, AnswerRule, DOWNSTREAM_ERROR, Limits},
-    target::{self, Target},
+    target::{self, Asked, Target},
     upstream::{Preconnect, UpstreamBody, UpstreamError},
 };
 use crate::{
     egress::{RefusedAddress, content_encoding, decode_body},
-    front::error::ApiError,
+    front::error::{ApiError, FROM_PROVIDER, ORIGIN},
     observe::metrics::Again,
 };
 
@@ -48,7 +49,9 @@ pub(super) struct Trip<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) decided: Decided,
     /// As the caller gave it.
-    pub(super) url: Cow<'a, str>,
+    pub(super) asked: Asked<'a>,
+    /// Where the caller finds the connection, if it named it in the path.
+    pub(super) here: Option<String>,
     /// What goes on of the caller's headers.
     pub(super) headers: HeaderMap,
     pub(super) body: Replayable,
@@ -72,7 +75,7 @@ impl Trip<'_> {
                 return Err(ApiError::not_replayable(self.gateway.config.replay_limit));
             }
             self.gateway.metrics.proxied_again(Again::Rejected);
-            self.decided.renew(self.gateway, &self.url, newer)?;
+            self.decided.renew(self.gateway, &self.asked, newer)?;
             drop(heard);
             let target = self.decided.target.clone();
             heard = self.send(&target, Begun::Not).await?;
@@ -233,12 +236,20 @@ impl Trip<'_> {
         let (mut parts, body) = response.into_parts();
         // What is said of the length of a body that comes in chunks is not believed.
         let measured = body.size_hint().exact().is_some() || self.decided.method == Method::HEAD;
-        finish_headers(
-            &mut parts.headers,
-            parts.status,
-            measured,
-            &self.decided.target,
-        );
+        let decided = &self.decided;
+        let told = |reference: &[u8]| match &self.here {
+            None => decided.target.absolute(reference),
+            Some(here) => {
+                let (resolved, token) = (&decided.resolved, decided.credential.token());
+                let rules = &self.gateway.rules;
+                target::told(reference, &decided.target, here, resolved, token, rules)
+            }
+        };
+        let links = Links {
+            told: &told,
+            all: self.here.is_some(),
+        };
+        finish_headers(&mut parts.headers, parts.status, measured, &links);
         tracing::debug!(
             connection = %self.decided.resolved.key,
             method = %self.decided.method,
@@ -267,32 +278,46 @@ fn worth_reading(response: &Response<UpstreamBody>) -> bool {
     true
 }
 
+/// Where an answer's links lead.
+pub(super) struct Links<'a> {
+    /// How a reference is told; `None`: as it is.
+    pub(super) told: &'a dyn Fn(&[u8]) -> Option<HeaderValue>,
+    /// Also those of `Link`.
+    pub(super) all: bool,
+}
+
 /// Makes an answer's headers the gateway's: without what belongs to the connection, with word of whose error
 /// it is and what is left of the API's limits. `measured`: its length is known.
 pub(super) fn finish_headers(
     headers: &mut HeaderMap,
     status: StatusCode,
     measured: bool,
-    target: &Target,
+    links: &Links<'_>,
 ) {
     let mut leaving = Vec::new();
     let mut connection = Vec::new();
     let mut limits = Limits::default();
-    let mut absolute = Vec::new();
     // A list of equal lengths is understood, but not passed on: the length is told anew.
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let digits = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
     let one_length = lengths.next().is_some_and(digits) && lengths.next().is_none();
-    for (name, value) in &*headers {
+    for (name, value) in headers.iter_mut() {
         match rules::of_answer(name.as_str().as_bytes()) {
             AnswerRule::Onward | AnswerRule::Date => {}
+            AnswerRule::Link => {
+                if links.all
+                    && let Some(other) = path::relink(value.as_bytes(), links.told)
+                {
+                    *value = other;
+                }
+            }
             AnswerRule::Limit(which, rank) => limits.note(which, rank, value.clone()),
             AnswerRule::Length if !one_length => leaving.push(name.clone()),
             AnswerRule::Length if measured => {}
             AnswerRule::Length | AnswerRule::Stays => leaving.push(name.clone()),
             AnswerRule::Location => {
-                if let Some(value) = target.absolute(value.as_bytes()) {
-                    absolute.push((name.clone(), value));
+                if let Some(other) = (links.told)(value.as_bytes()) {
+                    *value = other;
                 }
             }
             AnswerRule::Connection => {
@@ -307,9 +332,7 @@ pub(super) fn finish_headers(
     for value in connection {
         remove_named(headers, &value);
     }
-    for (name, value) in absolute {
-        headers.insert(name, value);
-    }
+    headers.insert(ORIGIN, FROM_PROVIDER);
     if is_error(status) {
         headers.insert(DOWNSTREAM_ERROR, HeaderValue::from_static("true"));
     }
@@ -360,12 +383,13 @@ mod tests {
             })
             .collect();
         let target = Target::for_tests("https://api.acme.example/v1/things?page=2");
-        finish_headers(
-            &mut headers,
-            StatusCode::TOO_MANY_REQUESTS,
-            measured,
-            &target,
-        );
+        let told = |reference: &[u8]| target.absolute(reference);
+        let links = Links {
+            told: &told,
+            all: false,
+        };
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        finish_headers(&mut headers, status, measured, &links);
         headers
     }
 
@@ -380,6 +404,7 @@ mod tests {
             true,
         );
         assert_eq!(headers["x-apideck-downstream-error"], "true");
+        assert_eq!(headers["x-tokenward-origin"], "provider");
         assert_eq!(headers["x-downstream-ratelimit-remaining"], "7");
         assert!(!headers.contains_key("connection"));
         assert!(!headers.contains_key("x-hop"));

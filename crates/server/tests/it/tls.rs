@@ -20,7 +20,7 @@ fn make(folder: &Path) {
     assert!(made.status.success(), "{made:?}");
 }
 
-async fn start(vault: &TestVault, extra: &[&str]) -> Server {
+pub(crate) async fn start(vault: &TestVault, extra: &[&str]) -> Server {
     make(vault.path());
     let (cert, key) = (vault.path().join("cert.pem"), vault.path().join("key.pem"));
     let mut args = vec!["--tls-cert", cert.to_str().unwrap()];

@@ -88,6 +88,7 @@ macro_rules! conformance_tests {
                 applications_round_trip,
                 an_application_with_connections_stays,
                 keys_round_trip,
+                shown_keys_are_noted,
                 clients_round_trip,
                 clients_page_by_name,
                 a_new_secret_is_not_resealed_away,

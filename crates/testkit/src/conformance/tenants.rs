@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 
 use tokenward::{
-    store::{ApiKey, ConnectionPatch, OAuthClient},
+    store::{ApiKey, ConnectionPatch, NewApiKey, OAuthClient, Scope},
     time::StoreTime,
 };
 use tokio::task::JoinSet;
 
 use super::scene::*;
 
-pub(super) fn api_key(application: &str, id: &str, digest: u8) -> ApiKey {
-    ApiKey {
+pub(super) fn api_key(application: &str, id: &str, digest: u8) -> NewApiKey {
+    NewApiKey {
         id: id.to_owned(),
         application: application.into(),
         digest: [digest; 32],
         hint: format!("tw_{id}"),
-        created_at: StoreTime(0),
+        scopes: [Scope::Token, Scope::Proxy].into_iter().collect(),
+        lifetime: Some(HOUR),
     }
 }
 
@@ -117,18 +118,20 @@ pub async fn an_application_with_connections_stays(subject: Subject) {
 /// Keys are found by their digest, and deleted by their application only.
 pub async fn keys_round_trip(subject: Subject) {
     let store = &*subject.store;
-    for (id, digest) in [("k2", 2), ("k1", 1)] {
-        store
-            .add_key(api_key("acme", id, digest))
-            .await
-            .expect("add");
-    }
+    let k2 = NewApiKey {
+        lifetime: None,
+        ..api_key("acme", "k2", 2)
+    };
+    store.add_key(k2).await.expect("add");
+    let k1 = store.add_key(api_key("acme", "k1", 1)).await.expect("add");
+    assert_eq!(k1.scopes.to_string(), "proxy token");
+    assert_eq!(k1.expires_at, Some(k1.created_at + HOUR));
     store.add_key(api_key("other", "k1", 3)).await.expect("add");
-    let key = store
-        .key_by_digest(&[1; 32])
-        .await
-        .expect("read")
-        .expect("it is there");
+    let found = store.key_by_digest(&[1; 32]).await.expect("read");
+    let found = found.expect("it is there");
+    assert!(found.at >= k1.created_at, "the store's clock");
+    let key = found.value;
+    assert_eq!(key, k1);
     assert_eq!(
         (key.id.as_str(), key.application.as_str(), key.hint.as_str()),
         ("k1", "acme", "tw_k1")
@@ -140,6 +143,7 @@ pub async fn keys_round_trip(subject: Subject) {
         keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(),
         ["k2", "k1"]
     );
+    assert_eq!((keys[0].expires_at, keys[0].last_used_at), (None, None));
 
     assert!(
         !store
@@ -164,6 +168,47 @@ pub async fn keys_round_trip(subject: Subject) {
         store.key_by_digest(&[3; 32]).await.expect("read").is_some(),
         "other's k1 is another key"
     );
+}
+
+/// That keys were shown is noted, of several at once, and nothing else changes by it; one that does not exist
+/// harms nobody.
+pub async fn shown_keys_are_noted(subject: Subject) {
+    let store = &*subject.store;
+    let mut made = Vec::new();
+    for digest in 1..=3 {
+        let key = api_key("acme", &format!("k{digest}"), digest);
+        made.push(store.add_key(key).await.expect("add"));
+    }
+    let position = store.changes(None).await.expect("read").next;
+    let shown = [[9; 32], [3; 32], [1; 32]];
+    store.keys_used(&shown).await.expect("note");
+    let keys = store.keys(&"acme".into()).await.expect("read");
+    for (key, made) in keys.iter().zip(&made) {
+        let shown = shown.contains(&key.digest);
+        assert_eq!(key.last_used_at.is_some(), shown, "{}", key.id);
+        assert!(key.last_used_at.is_none_or(|at| at >= made.created_at));
+        let before = ApiKey {
+            last_used_at: None,
+            ..key.clone()
+        };
+        assert_eq!(before, *made);
+    }
+    let changes = store.changes(Some(position)).await.expect("read");
+    assert_eq!(changes.changes, [], "nobody holds a copy of that");
+
+    // Many who note the same do not stand in each other's way.
+    let mut notes = JoinSet::new();
+    for number in 0..16 {
+        let store = subject.store.clone();
+        let mut shown = [[1; 32], [2; 32], [3; 32]];
+        shown.rotate_left(number % 3);
+        notes.spawn(async move { store.keys_used(&shown).await });
+    }
+    for noted in notes.join_all().await {
+        noted.expect("note");
+    }
+    let keys = store.keys(&"acme".into()).await.expect("read");
+    assert!(keys.iter().all(|key| key.last_used_at.is_some()));
 }
 
 /// Clients are replaced as a whole.

@@ -9,6 +9,10 @@
 //!
 //! Of a look-up that began longer than [`BELIEVED`] before a caller came, the caller believes nothing: the key
 //! may have been revoked since.
+//!
+//! A key that expires does so by this process's own clock, whatever the store does. That a key was shown is
+//! known from its look-ups, since nobody shows it without one a second; it is written beside all requests
+//! ([`uses`](super::uses)).
 
 use std::{
     collections::HashMap,
@@ -25,13 +29,16 @@ use http::HeaderValue;
 use subtle::ConstantTimeEq as _;
 use tokenward::{
     ApplicationId,
-    store::{ApiKey, Store, StoreResult, Tenants},
+    store::{ApiKey, Scope, Scopes, Stamped, Store, StoreResult, Tenants},
     time::{Clock, Moment},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use super::{ApiError, bearer, key_digest};
+use super::{
+    ApiError, bearer, key_digest,
+    uses::{Place, Uses},
+};
 
 /// How long a key that was found is believed without another look.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -47,31 +54,34 @@ const STRANGERS: usize = 4;
 /// How many more keys may wait for that.
 const WAITING_STRANGERS: usize = 1024;
 /// Keys that are remembered, of those found and of those refused.
-const MOST: usize = 16 * 1024;
+pub(super) const MOST: usize = 16 * 1024;
 /// How long a store that says that it is busy is left alone.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a caller waits that names no deadline.
 const PATIENCE: Duration = Duration::from_secs(28);
 
 /// A key is known by its digest.
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 /// Checks API keys.
 #[derive(Clone)]
 pub struct Keys(Arc<Inner>);
 
-/// Where keys are looked up.
+/// Where keys are looked up, and where it is noted that they were shown.
 #[async_trait]
-trait Find: Send + Sync {
-    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<ApiKey>>;
+pub(super) trait Find: Send + Sync {
+    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<Stamped<ApiKey>>>;
 
     /// How many statements it has answered, whoever asked.
     fn answered(&self) -> u64;
+
+    /// Notes that keys were shown.
+    async fn used(&self, digests: &[Digest]) -> StoreResult<()>;
 }
 
 #[async_trait]
 impl Find for Arc<dyn Store> {
-    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<ApiKey>> {
+    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<Stamped<ApiKey>>> {
         match asker {
             Asker::Known => self.known_key(digest).await,
             Asker::Stranger => self.key_by_digest(digest).await,
@@ -81,18 +91,23 @@ impl Find for Arc<dyn Store> {
     fn answered(&self) -> u64 {
         Tenants::answered(&**self)
     }
+
+    async fn used(&self, digests: &[Digest]) -> StoreResult<()> {
+        self.keys_used(digests).await
+    }
 }
 
 /// Who asks for a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asker {
+pub(super) enum Asker {
     /// The key was found before.
     Known,
     Stranger,
 }
 
 struct Inner {
-    store: Box<dyn Find>,
+    store: Arc<dyn Find>,
+    uses: Uses,
     clock: Arc<dyn Clock>,
     known: papaya::HashMap<Digest, Known>,
     refused: Mutex<HashMap<Digest, Moment>>,
@@ -107,9 +122,18 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+/// What is known of a key.
+#[derive(Clone, Debug)]
+struct Facts {
+    application: ApplicationId,
+    scopes: Scopes,
+    /// When it stops by itself.
+    expires: Option<Moment>,
+}
+
 #[derive(Clone)]
 struct Known {
-    application: ApplicationId,
+    facts: Facts,
     /// When the look-up that found it began.
     found: Moment,
     /// Until when it is believed without another look.
@@ -119,10 +143,10 @@ struct Known {
 /// What a look-up found; `Err`: the store did not answer.
 type Found = Result<Answer, Unanswered>;
 
-/// Whose key it is, if it is one.
+/// What is known of a key, if it is one.
 #[derive(Clone)]
 struct Answer {
-    application: Option<ApplicationId>,
+    facts: Option<Facts>,
     /// When the store was asked.
     asked: Moment,
 }
@@ -141,6 +165,63 @@ struct Unanswered {
     slow: bool,
 }
 
+/// Who says which application calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Naming<'a> {
+    /// `x-apideck-app-id`, which must be there.
+    Header(Option<&'a str>),
+    /// The key. If `x-apideck-app-id` is there, it must say the same.
+    Key(Option<&'a str>),
+}
+
+impl<'a> Naming<'a> {
+    fn name(self) -> Option<&'a str> {
+        let (Self::Header(name) | Self::Key(name)) = self;
+        name
+    }
+}
+
+/// Why a key that was found does not do.
+#[derive(Debug)]
+enum Not {
+    /// It is another application's.
+    Theirs,
+    /// It has expired.
+    Anymore,
+    /// It lacks this scope.
+    For(Scope),
+}
+
+impl Facts {
+    /// `asked`: when the look-up began, which is before the store's answer was true: a key stops a little
+    /// early, never late.
+    fn of(found: Stamped<ApiKey>, asked: Moment) -> Self {
+        let Stamped { value: key, at } = found;
+        Self {
+            application: key.application,
+            scopes: key.scopes,
+            expires: key.expires_at.map(|expires| asked + at.until(expires)),
+        }
+    }
+
+    /// Whether it does for this.
+    fn admit(&self, naming: Naming<'_>, scope: Scope, now: Moment) -> Result<(), Not> {
+        let its = match naming {
+            Naming::Header(named) => named == Some(self.application.as_str()),
+            Naming::Key(named) => named.is_none_or(|named| named == self.application.as_str()),
+        };
+        if !its {
+            Err(Not::Theirs)
+        } else if self.expires.is_some_and(|expires| now >= expires) {
+            Err(Not::Anymore)
+        } else if !self.scopes.contains(scope) {
+            Err(Not::For(scope))
+        } else {
+            Ok(())
+        }
+    }
+}
+
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keys")
@@ -150,11 +231,12 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Keys of a store.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self::found_in(Box::new(store), clock)
+        Self::found_in(Arc::new(store), clock)
     }
 
-    fn found_in(store: Box<dyn Find>, clock: Arc<dyn Clock>) -> Self {
+    fn found_in(store: Arc<dyn Find>, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
+            uses: Uses::default(),
             store,
             clock,
             known: papaya::HashMap::default(),
@@ -173,55 +255,70 @@ impl Keys {
         self.0.clock.now() + PATIENCE
     }
 
-    /// Whether an `Authorization` header is known, without asking anybody, to hold a valid key of
-    /// the named application. Never inlined, so that `bench/instructions.py` finds what it costs.
+    /// Whose key an `Authorization` header is known to hold, without asking anybody, if it does for that. The
+    /// id is lent: to count references to it would be a write that all threads make. Never inlined, so that
+    /// `bench/instructions.py` finds what it costs.
     #[inline(never)]
-    pub(crate) fn knows(&self, authorization: &[u8], named: &str) -> bool {
-        bearer(authorization)
-            .and_then(|key| self.0.known_to_be_of(&key_digest(key), named))
-            .unwrap_or(false)
+    pub(crate) fn known<T>(
+        &self,
+        authorization: &[u8],
+        naming: Naming<'_>,
+        scope: Scope,
+        then: impl FnOnce(&str) -> T,
+    ) -> Option<T> {
+        let digest = key_digest(bearer(authorization)?);
+        let known = self.0.known.pin();
+        let known = known.get(&digest)?;
+        let now = self.0.clock.now();
+        let good = now < known.until && known.facts.admit(naming, scope, now).is_ok();
+        good.then(|| then(known.facts.application.as_str()))
     }
 
-    /// Whether an `Authorization` header holds a valid key of the named application; answered by
-    /// the deadline.
+    /// Whose key an `Authorization` header holds, if it does for what it is shown for; answered by the
+    /// deadline.
     ///
     /// # Errors
     ///
-    /// 401 if not, in the same words for a key of nobody and a key of another application; 400
-    /// without an application; 503 or 504 if it cannot be said.
+    /// 401 if it is no valid key, in the same words for a key of nobody and a key of another application; 400
+    /// without an application; 403 if it lacks the scope; 503 or 504 if it cannot be said.
     pub(crate) async fn check(
         &self,
         key: Option<&HeaderValue>,
-        named: Option<&str>,
+        naming: Naming<'_>,
+        scope: Scope,
         deadline: Moment,
-    ) -> Result<(), ApiError> {
+    ) -> Result<ApplicationId, ApiError> {
         let key = key.ok_or_else(|| ApiError::unauthorized("Missing authentication"))?;
         let bearer = bearer(key.as_bytes()).ok_or_else(|| {
             ApiError::unauthorized("The Authorization header is not `Bearer` and an API key")
         })?;
-        let named = named.ok_or_else(|| ApiError::missing_header(super::APP_ID))?;
-        let digest = key_digest(bearer);
-        let belongs = match self.0.known_to_be_of(&digest, named) {
-            Some(belongs) => belongs,
-            // Boxed, so that the many who are known carry no room for it.
-            None => Box::pin(self.look_up(digest, deadline))
-                .await?
-                .is_some_and(|application| application.as_str() == named),
-        };
-        if belongs {
-            return Ok(());
+        if let Naming::Header(None) = naming {
+            return Err(ApiError::missing_header(super::APP_ID));
         }
-        Err(ApiError::unauthorized(
-            "The API key is not one of the application that x-apideck-app-id names",
-        ))
+        let digest = key_digest(bearer);
+        let facts = match self.0.believed(&digest) {
+            Some(facts) => Some(facts),
+            // Boxed, so that the many who are known carry no room for it.
+            None => Box::pin(self.look_up(digest, deadline)).await?,
+        };
+        let stranger = || {
+            ApiError::unauthorized(match naming.name() {
+                Some(_) => "The API key is not one of the application that x-apideck-app-id names",
+                None => "The API key is unknown",
+            })
+        };
+        let facts = facts.ok_or_else(stranger)?;
+        let now = self.0.clock.now();
+        match facts.admit(naming, scope, now) {
+            Ok(()) => Ok(facts.application),
+            Err(Not::Theirs) => Err(stranger()),
+            Err(Not::Anymore) => Err(ApiError::expired_key()),
+            Err(Not::For(scope)) => Err(ApiError::missing_scope(scope, facts.scopes)),
+        }
     }
 
-    /// Whose key it is, within the deadline.
-    async fn look_up(
-        &self,
-        digest: Digest,
-        deadline: Moment,
-    ) -> Result<Option<ApplicationId>, ApiError> {
+    /// What is known of a key, within the deadline.
+    async fn look_up(&self, digest: Digest, deadline: Moment) -> Result<Option<Facts>, ApiError> {
         let inner = &*self.0;
         let left = inner.clock.now().until(deadline);
         let found = async {
@@ -240,11 +337,7 @@ impl Keys {
     }
 
     /// Looks a key up again that was found before.
-    async fn look_again(
-        &self,
-        digest: Digest,
-        known: Known,
-    ) -> Result<Option<ApplicationId>, ApiError> {
+    async fn look_again(&self, digest: Digest, known: Known) -> Result<Option<Facts>, ApiError> {
         let inner = &*self.0;
         let came = inner.clock.now();
         let mut looking = self.looking(digest, Asker::Known)?;
@@ -253,7 +346,7 @@ impl Keys {
             tokio::select! {
                 biased;
                 found = end_of(&mut looking) => match found {
-                    Ok(answer) if answer.counts_for(came) => return Ok(answer.application),
+                    Ok(answer) if answer.counts_for(came) => return Ok(answer.facts),
                     Ok(_) => looking = self.looking(digest, Asker::Known)?,
                     // Slow is not away, and not even a look-up that failed makes it so.
                     Err(Unanswered { slow: true, .. }) => {
@@ -270,17 +363,17 @@ impl Keys {
         }
         // The look-up goes on, and what it finds counts as soon as it is there.
         inner.believe_on(digest, &known);
-        Ok(Some(known.application))
+        Ok(Some(known.facts))
     }
 
     /// Looks a key up that was never found.
-    async fn look_for_stranger(&self, digest: Digest) -> Result<Option<ApplicationId>, ApiError> {
+    async fn look_for_stranger(&self, digest: Digest) -> Result<Option<Facts>, ApiError> {
         let inner = &*self.0;
         let came = inner.clock.now();
         while !inner.is_refused(&digest) {
             let mut looking = self.looking(digest, Asker::Stranger)?;
             match end_of(&mut looking).await {
-                Ok(answer) if answer.counts_for(came) => return Ok(answer.application),
+                Ok(answer) if answer.counts_for(came) => return Ok(answer.facts),
                 Ok(_) => {}
                 Err(Unanswered { why, .. }) => return Err(ApiError::store(&why)),
             }
@@ -395,11 +488,11 @@ impl Drop for Over {
 }
 
 impl Inner {
-    /// Whether a key that was looked up a moment ago belongs to an application.
-    fn known_to_be_of(&self, digest: &Digest, application: &str) -> Option<bool> {
+    /// What is known of a key that was looked up a moment ago.
+    fn believed(&self, digest: &Digest) -> Option<Facts> {
         let known = self.known.pin();
         let known = known.get(digest)?;
-        (self.clock.now() < known.until).then(|| known.application.as_str() == application)
+        (self.clock.now() < known.until).then(|| known.facts.clone())
     }
 
     /// A key that was found not too long ago.
@@ -434,12 +527,18 @@ impl Inner {
         })?;
         self.answers.fetch_add(1, Ordering::SeqCst);
         self.away.store(false, Ordering::SeqCst);
-        let found = found.filter(|found| bool::from(found.digest.ct_eq(&digest)));
-        let application = found.map(|found| found.application);
-        match &application {
-            Some(application) => {
+        let found = found.filter(|found| bool::from(found.value.digest.ct_eq(&digest)));
+        let facts = found.map(|found| Facts::of(found, asked));
+        match &facts {
+            Some(facts) => {
+                let place = Place {
+                    store: &self.store,
+                    clock: &self.clock,
+                    tasks: &self.tasks,
+                };
+                self.uses.note(digest, &place);
                 let known = Known {
-                    application: application.clone(),
+                    facts: facts.clone(),
                     found: asked,
                     until: asked + BELIEVED,
                 };
@@ -450,7 +549,7 @@ impl Inner {
                 self.refuse(digest);
             }
         }
-        Ok(Answer { application, asked })
+        Ok(Answer { facts, asked })
     }
 
     /// Believes a key for a moment more, unless somebody has learnt better meanwhile.
@@ -499,7 +598,7 @@ async fn end_of(looking: &mut watch::Receiver<Option<Found>>) -> Found {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

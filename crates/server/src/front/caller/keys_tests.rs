@@ -7,7 +7,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use tokenward::{
-    store::StoreError,
+    store::{StoreError, UnknownScope},
     time::{StoreTime, TokioClock},
 };
 use tokio::task::yield_now;
@@ -31,13 +31,15 @@ struct State {
     /// Known keys among those looked up.
     known: AtomicUsize,
     asked: AtomicUsize,
+    /// Which were said to be used, by batch.
+    used: Mutex<Vec<Vec<Digest>>>,
     at_a_time: AtomicUsize,
     most_at_a_time: AtomicUsize,
 }
 
 #[async_trait]
 impl Find for Slow {
-    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<ApiKey>> {
+    async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<Stamped<ApiKey>>> {
         let state = &*self.0;
         state.asked.fetch_add(1, Ordering::SeqCst);
         if asker == Asker::Known {
@@ -58,11 +60,20 @@ impl Find for Slow {
         if state.busy.load(Ordering::SeqCst) {
             return Err(StoreError::Busy("busy".to_owned()));
         }
-        Ok(found)
+        Ok(found.map(|value| Stamped { value, at: NOW }))
     }
 
     fn answered(&self) -> u64 {
         self.0.others.load(Ordering::SeqCst)
+    }
+
+    async fn used(&self, digests: &[Digest]) -> StoreResult<()> {
+        let state = &*self.0;
+        locked(&state.used).push(digests.to_vec());
+        if state.broken.load(Ordering::SeqCst) {
+            return Err(StoreError::Away("away".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -76,20 +87,29 @@ impl Slow {
             others: AtomicU64::new(0),
             known: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
+            used: Mutex::default(),
             at_a_time: AtomicUsize::new(0),
             most_at_a_time: AtomicUsize::new(0),
         }));
         let clock = Arc::new(TokioClock::default());
-        (store.clone(), Keys::found_in(Box::new(store), clock))
+        (store.clone(), Keys::found_in(Arc::new(store), clock))
     }
 
     fn add(&self, key: &str, application: &str) {
+        self.add_for(key, application, "proxy vault", None);
+    }
+
+    fn add_for(&self, key: &str, application: &str, scopes: &str, lifetime: Option<Duration>) {
+        let scopes: Result<Scopes, UnknownScope> = scopes.parse();
         locked(&self.0.kept).push(ApiKey {
             id: "id".to_owned(),
             application: application.into(),
             digest: key_digest(key.as_bytes()),
             hint: String::new(),
+            scopes: scopes.unwrap(),
             created_at: StoreTime(0),
+            expires_at: lifetime.map(|lifetime| NOW + lifetime),
+            last_used_at: None,
         });
     }
 
@@ -106,13 +126,26 @@ impl Slow {
     }
 }
 
+/// What the store's clock says, always.
+const NOW: StoreTime = StoreTime(1_000_000);
+
 async fn status(keys: &Keys, key: &str, application: &str) -> u16 {
+    status_for(keys, key, application, Scope::Proxy).await
+}
+
+async fn status_for(keys: &Keys, key: &str, application: &str, scope: Scope) -> u16 {
     let header = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
-    match keys
-        .check(Some(&header), Some(application), keys.patience())
-        .await
-    {
-        Ok(()) => 200,
+    let naming = Naming::Header(Some(application));
+    let checked = keys.check(Some(&header), naming, scope, keys.patience());
+    let checked = checked.await;
+    // What is known without asking is never more than what is known by asking.
+    let known = keys.known(header.as_bytes(), naming, scope, str::to_owned);
+    match checked {
+        Ok(application) => {
+            assert!(known.is_none_or(|known| known == application.as_str()));
+            200
+        }
+        Err(_) if known.is_some() => panic!("{key} is known, and refused"),
         Err(error) => error.status().as_u16(),
     }
 }
@@ -343,7 +376,12 @@ async fn a_caller_is_answered_by_its_own_deadline() {
     let deadline = keys.0.clock.now() + Duration::from_secs(3);
     let began = tokio::time::Instant::now();
     let error = keys
-        .check(Some(&header), Some("app"), deadline)
+        .check(
+            Some(&header),
+            Naming::Header(Some("app")),
+            Scope::Proxy,
+            deadline,
+        )
         .await
         .unwrap_err();
     assert_eq!(
@@ -360,10 +398,152 @@ async fn a_key_of_another_application_is_refused_in_the_words_for_a_key_of_nobod
     let said = async |key: &str| {
         let header = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
         let refused = keys
-            .check(Some(&header), Some("other"), keys.patience())
+            .check(
+                Some(&header),
+                Naming::Header(Some("other")),
+                Scope::Proxy,
+                keys.patience(),
+            )
             .await;
         refused.unwrap_err().into_response().into_body()
     };
     assert_eq!(said("good").await, said("unknown").await);
     assert_eq!(said("good").await, said("unknown").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_good_for_its_scopes_only() {
+    let (store, keys) = Slow::keys();
+    for (place, scopes) in ["proxy", "vault", "token", "", "proxy vault token"]
+        .iter()
+        .enumerate()
+    {
+        store.add_for(&place.to_string(), "app", scopes, None);
+        store.answer(10);
+        for scope in Scope::ALL {
+            let good = scopes.parse::<Scopes>().unwrap().contains(scope);
+            let expected = if good { 200 } else { 403 };
+            // By asking, and from memory.
+            for _ in 0..2 {
+                let got = status_for(&keys, &place.to_string(), "app", scope).await;
+                assert_eq!(got, expected, "{scopes} for {scope}");
+            }
+            // Whose key it is, another application does not learn from its scopes.
+            let got = status_for(&keys, &place.to_string(), "other", scope).await;
+            assert_eq!(got, 401);
+        }
+    }
+    let refused = ApiError::missing_scope(Scope::Vault, Scopes::from_iter([Scope::Proxy]));
+    assert_eq!(refused.message(), "The API key lacks the scope `vault`");
+    let body = String::from_utf8(refused.into_response().into_body().to_vec()).unwrap();
+    assert!(body.contains("--scopes proxy,vault"), "{body}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_expires_at_its_time_though_the_store_is_away() {
+    let (store, keys) = Slow::keys();
+    store.add_for("brief", "app", "proxy", Some(Duration::from_secs(30)));
+    store.add_for("old", "app", "proxy", Some(Duration::ZERO));
+    store.answer(2);
+    assert_eq!(status(&keys, "old", "app").await, 401);
+    assert_eq!(status(&keys, "brief", "app").await, 200);
+    // From here on the store answers nobody.
+    for _ in 0..28 {
+        tokio::time::advance(BELIEVED).await;
+        assert_eq!(status(&keys, "brief", "app").await, 200);
+    }
+    tokio::time::advance(2 * BELIEVED).await;
+    assert_eq!(status(&keys, "brief", "app").await, 401);
+    assert_eq!(status(&keys, "brief", "app").await, 401);
+    let header = HeaderValue::from_static("Bearer brief");
+    let naming = Naming::Key(None);
+    let refused = keys.check(Some(&header), naming, Scope::Proxy, keys.patience());
+    let body = refused.await.unwrap_err().into_response().into_body();
+    assert!(String::from_utf8_lossy(&body).contains("has expired"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_stops_in_the_midst_of_the_second_for_which_it_is_believed() {
+    let (store, keys) = Slow::keys();
+    store.add_for("brief", "app", "proxy", Some(BELIEVED / 2));
+    store.answer(1);
+    assert_eq!(status(&keys, "brief", "app").await, 200);
+    tokio::time::advance(BELIEVED / 2).await;
+    assert_eq!(status(&keys, "brief", "app").await, 401);
+    assert_eq!(store.asked(), 1, "nobody had to be asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_names_its_application_where_no_header_does() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(10);
+    let header = HeaderValue::from_static("Bearer good");
+    let check = async |naming| {
+        let checked = keys.check(Some(&header), naming, Scope::Proxy, keys.patience());
+        checked.await.map_err(|error| error.status().as_u16())
+    };
+    assert_eq!(check(Naming::Key(None)).await, Ok("app".into()));
+    assert_eq!(check(Naming::Key(Some("app"))).await, Ok("app".into()));
+    assert_eq!(check(Naming::Key(Some("other"))).await, Err(401));
+    assert_eq!(check(Naming::Header(None)).await, Err(400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_keys_were_used_is_said_in_batches_once_a_minute() {
+    let (store, keys) = Slow::keys();
+    store.add("one", "app");
+    store.add("two", "app");
+    store.answer(1_000_000);
+    let used = || {
+        let mut batches = std::mem::take(&mut *locked(&store.0.used));
+        batches.iter_mut().for_each(|batch| batch.sort_unstable());
+        batches
+    };
+    let mut both = vec![key_digest(b"one"), key_digest(b"two")];
+    both.sort_unstable();
+    // For some minutes, each second; a key that does not exist is nobody's.
+    for minute in 0..3 {
+        for _ in 0..60 {
+            for key in ["one", "two"] {
+                assert_eq!(status(&keys, key, "app").await, 200);
+            }
+            assert_eq!(status(&keys, "stranger", "app").await, 401);
+            tokio::time::sleep(BELIEVED).await;
+        }
+        // What the store does not take is let go.
+        store.0.broken.store(false, Ordering::SeqCst);
+        assert_eq!(used(), [both.clone()], "minute {minute}");
+    }
+    // Nobody shows them, nothing is said.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(used().is_empty());
+    assert_eq!(status(&keys, "one", "app").await, 200);
+    tokio::time::sleep(BELIEVED).await;
+    assert!(used().is_empty(), "others are waited for");
+    tokio::time::sleep(2 * BELIEVED).await;
+    assert_eq!(used(), [vec![key_digest(b"one")]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_ends_with_its_worker_is_followed_by_another() {
+    let (store, keys) = Slow::keys();
+    store.add("one", "app");
+    store.add("two", "app");
+    store.answer(10);
+    let brief = std::thread::spawn({
+        let keys = keys.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(status(&keys, "one", "app"))
+        }
+    });
+    assert_eq!(brief.join().unwrap(), 200);
+    assert_eq!(status(&keys, "two", "app").await, 200);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let batches = std::mem::take(&mut *locked(&store.0.used));
+    assert_eq!(batches, [[key_digest(b"one"), key_digest(b"two")]]);
 }

@@ -3,18 +3,22 @@
 
 mod keys;
 mod session;
+mod uses;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, marker::PhantomData, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRef, FromRequestParts};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION, request::Parts};
 use tokenward::{
-    ApplicationId, ConsumerId, Secret, seal::random_bytes, store::ApiKey, time::StoreTime,
+    ApplicationId, ConsumerId, Secret,
+    seal::random_bytes,
+    store::{NewApiKey, Scope, Scopes},
 };
 
 pub use self::keys::Keys;
+pub(crate) use self::keys::Naming;
 pub(crate) use self::session::Visitor;
 use super::error::ApiError;
 
@@ -24,27 +28,63 @@ const CONSUMER_ID: &str = "x-apideck-consumer-id";
 /// A consumer's id has at most this many bytes: it is part of keys in the store, and is held in memory.
 pub(crate) const LONGEST_CONSUMER: usize = 256;
 
-/// An authenticated caller. There is no other way to one than through [`Keys`].
+/// What a caller's key has to be good for, as a type: who takes a [`Caller`] says by it which key will do, and is
+/// not reached with another.
+pub(crate) trait KeyFor: Send + Sync + 'static {
+    const SCOPE: Scope;
+}
+
+/// The vault API.
 #[derive(Clone, Debug)]
-pub(crate) struct Caller {
+pub(crate) enum ForVault {}
+
+/// Handing out access tokens.
+#[derive(Clone, Debug)]
+pub(crate) enum ForTokens {}
+
+impl KeyFor for ForVault {
+    const SCOPE: Scope = Scope::Vault;
+}
+
+impl KeyFor for ForTokens {
+    const SCOPE: Scope = Scope::Token;
+}
+
+/// An authenticated caller, whose key is good for this. There is no other way to one than through [`Keys`].
+#[derive(Clone)]
+pub(crate) struct Caller<P: KeyFor = ForVault> {
     pub(crate) application: ApplicationId,
     /// The consumer that it names, if any.
     pub(crate) consumer: Option<ConsumerId>,
+    purpose: PhantomData<P>,
 }
 
 /// An authenticated caller that names a consumer.
-#[derive(Clone, Debug)]
-pub(crate) struct ConsumerCaller {
+#[derive(Clone)]
+pub(crate) struct ConsumerCaller<P: KeyFor = ForVault> {
     pub(crate) application: ApplicationId,
     pub(crate) consumer: ConsumerId,
+    purpose: PhantomData<P>,
+}
+
+impl<P: KeyFor> fmt::Debug for Caller<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.application, self.consumer)
+    }
+}
+
+impl<P: KeyFor> fmt::Debug for ConsumerCaller<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.application, self.consumer)
+    }
 }
 
 /// What only an authenticated request has: to be implemented for extractors that go through
 /// [`Caller`].
 pub(crate) trait Identity {}
 
-impl Identity for Caller {}
-impl Identity for ConsumerCaller {}
+impl<P: KeyFor> Identity for Caller<P> {}
+impl<P: KeyFor> Identity for ConsumerCaller<P> {}
 
 /// The arguments of a handler that begin with an [`Identity`]. Extractors run in the order of the
 /// arguments, so that the caller is known before any other is tried, and the body is always the last.
@@ -60,7 +100,7 @@ authenticated!(A);
 authenticated!(A, B);
 authenticated!(A, B, D);
 
-impl<S> FromRequestParts<S> for Caller
+impl<S, P: KeyFor> FromRequestParts<S> for Caller<P>
 where
     Keys: FromRef<S>,
     S: Send + Sync,
@@ -78,16 +118,18 @@ where
         let named = text(headers, APP_ID)?;
         let keys = Keys::from_ref(state);
         let deadline = keys.patience();
-        keys.check(key, named.as_deref(), deadline).await?;
+        let naming = Naming::Header(named.as_deref());
+        let application = keys.check(key, naming, P::SCOPE, deadline).await?;
         let consumer = text(headers, CONSUMER_ID)?;
         Ok(Self {
-            application: named.unwrap_or_default().as_ref().into(),
+            application,
             consumer: consumer.as_deref().map(consumer_id).transpose()?,
+            purpose: PhantomData,
         })
     }
 }
 
-impl<S> FromRequestParts<S> for ConsumerCaller
+impl<S, P: KeyFor> FromRequestParts<S> for ConsumerCaller<P>
 where
     Keys: FromRef<S>,
     S: Send + Sync,
@@ -98,11 +140,13 @@ where
         let Caller {
             application,
             consumer,
-        } = Caller::from_request_parts(parts, state).await?;
+            ..
+        } = Caller::<P>::from_request_parts(parts, state).await?;
         let consumer = consumer.ok_or_else(|| ApiError::missing_header(CONSUMER_ID))?;
         Ok(Self {
             application,
             consumer,
+            purpose: PhantomData,
         })
     }
 }
@@ -199,14 +243,19 @@ fn key_digest(key: &[u8]) -> [u8; 32] {
 }
 
 /// Makes an API key: what is shown once, and what is kept.
-pub fn new_key(application: &ApplicationId) -> (Secret, ApiKey) {
+pub fn new_key(
+    application: &ApplicationId,
+    scopes: Scopes,
+    lifetime: Option<Duration>,
+) -> (Secret, NewApiKey) {
     let text = format!("tw_{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>()));
-    let kept = ApiKey {
+    let kept = NewApiKey {
         id: format!("key_{}", URL_SAFE_NO_PAD.encode(random_bytes::<9>())),
         application: application.clone(),
         digest: key_digest(text.as_bytes()),
         hint: text.chars().take(7).collect(),
-        created_at: StoreTime(0),
+        scopes,
+        lifetime,
     };
     (Secret::new(text), kept)
 }

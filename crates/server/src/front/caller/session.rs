@@ -58,7 +58,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         if !is_announced(&parts.headers)? {
-            return Caller::from_request_parts(parts, state)
+            return <Caller>::from_request_parts(parts, state)
                 .await
                 .map(Self::Key);
         }
