@@ -10,7 +10,6 @@ mod cache;
 mod connect;
 mod consumers;
 mod derived;
-mod distrust;
 mod entry;
 mod feed;
 mod join;

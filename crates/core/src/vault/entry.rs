@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, distrust::Distrust, join::Waiter, token::Token};
+use super::{Inner, join::Waiter, token::Token};
 use crate::{
     connector::Connector,
     error::TokenError,
     id::{ApplicationId, GrantId},
     oauth::TokenSet,
-    refresh::{ledger::GrantRow, schedule},
+    refresh::{distrust::Distrust, ledger::GrantRow, schedule},
     seal::{Purpose, SealError},
     sync::{
         ArcSwap, Guard, Mutex, Notify,

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Inner, Vault,
-    distrust::{Distrust, Newest, Remedy},
     entry::{GrantEntry, Snapshot},
     join::{Joined, Landing, News},
     resolve::Resolved,
@@ -15,6 +14,7 @@ use crate::{
     id::ConnectionKey,
     observe::{Served, Signal},
     refresh::{
+        distrust::{Distrust, Newest, Remedy},
         ledger::Need,
         waiting::{Then, Wait, Waiting},
     },
@@ -383,7 +383,7 @@ impl Inner {
 
     fn distrust(&self, entry: &GrantEntry, version: u64, newest: Newest) -> Remedy {
         let mut distrust = lock(&entry.distrust);
-        let distrust = distrust.get_or_insert_with(|| Box::new(Distrust::new()));
+        let distrust = distrust.get_or_insert_with(|| Box::new(Distrust::default()));
         let before = distrust.refused();
         let remedy = distrust.rejected(version, newest, self.clock.now());
         entry.distrusted.store(true, Ordering::Relaxed);

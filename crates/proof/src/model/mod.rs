@@ -20,6 +20,7 @@ use std::time::Duration;
 use stateright::{Model, Property};
 use tokenward::{
     refresh::{
+        distrust::Distrust,
         flight::{Effect, Outcome},
         ledger::FreshGrant,
         replay::ReplayPolicy,
@@ -284,6 +285,7 @@ impl Model for Scope {
         let replica = Replica {
             life: Life::Up,
             snapshot: Some(Snapshot::of(&row)),
+            distrust: Distrust::default(),
             air: None,
             spool: Vec::new(),
             callers: vec![

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokenward::{
     refresh::{
+        distrust::{Distrust, Newest, Remedy},
         flight::{Effect, Ending, Event, Flight, Outcome, Plan, Stored},
         gate::Admission,
         ledger::{CommitReply, GrantRow, Need},
     },
-    time::StoreTime,
+    time::{Moment, StoreTime},
 };
 
 use super::{
@@ -48,18 +49,37 @@ impl World {
     /// `Vault::rejected`: the API said 401 to the token of `version`.
     pub(super) fn report(&mut self, r: usize, c: usize, version: u64, scope: &Scope) {
         self.books.rejected |= 1 << version;
-        let now = self.moment();
         let Some(snapshot) = self.replicas[r].snapshot else {
             return;
         };
-        let recent = snapshot
-            .refreshed
-            .is_some_and(|at| now < at + snapshot.margin);
-        if snapshot.version == version && recent {
+        if snapshot.version == version && !self.remedy(r, snapshot, scope) {
+            // The API's answer stands.
             self.replicas[r].callers[c].asks -= 1;
             return;
         }
         self.obtain(r, c, Why::Rejected, version, version + 1, scope);
+    }
+
+    /// `Vault::remedy`: whether something can be done about the rejection of the newest version.
+    fn remedy(&mut self, r: usize, rejected: Snapshot, scope: &Scope) -> bool {
+        let now = self.moment();
+        let newest = Newest {
+            refreshable: true,
+            authorized: rejected.refreshed.is_none(),
+        };
+        let distrust = &mut self.replicas[r].distrust;
+        match distrust.rejected(rejected.version, newest, now) {
+            Remedy::Refresh => true,
+            Remedy::None => false,
+            Remedy::Look => {
+                if let Stored::Ok(Some(row), _) = self.read() {
+                    self.publish(r, &row, scope);
+                }
+                self.replicas[r]
+                    .snapshot
+                    .is_some_and(|present| present.version > rejected.version)
+            }
+        }
     }
 
     fn obtain(&mut self, r: usize, c: usize, need: Why, seen: u64, floor: u64, scope: &Scope) {
@@ -304,6 +324,7 @@ impl World {
                 wait.after |= ours;
             }
         }
+        let dead = matches!(ending, Ending::Dead { .. });
         let newer = match ending {
             Ending::Refreshed { row, .. } | Ending::Adopted { row, .. } => {
                 self.publish(r, &row, scope);
@@ -320,14 +341,27 @@ impl World {
             | Ending::StoreDown(_) => false,
         };
         for c in 0..self.replicas[r].callers.len() {
+            let wait = self.replicas[r].callers[c].wait;
+            let rejected = wait.filter(|wait| wait.need == Why::Rejected);
+            let rejected = rejected.map(|wait| wait.seen);
             // Only those who waited: one that begins a new flight waits for that one.
             if self.replicas[r].callers[c].wait.is_some() {
                 if newer {
                     self.lap(r, c, scope);
                 } else {
                     self.fail(r, c, scope);
+                    self.withdraw(r, rejected.filter(|_| dead));
                 }
             }
+        }
+    }
+
+    /// `GrantEntry::withdraw`: a dead grant's token that the API has rejected is served no more.
+    fn withdraw(&mut self, r: usize, rejected: Option<u64>) {
+        if let Some(snapshot) = &mut self.replicas[r].snapshot
+            && Some(snapshot.version) == rejected
+        {
+            snapshot.expires = Moment(Duration::ZERO);
         }
     }
 
@@ -421,6 +455,7 @@ impl World {
         let replica = &mut self.replicas[r];
         replica.life = Life::Down;
         replica.snapshot = None;
+        replica.distrust = Distrust::default();
         for caller in &mut replica.callers {
             caller.wait = None;
         }

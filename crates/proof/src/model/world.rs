@@ -8,6 +8,7 @@ use std::{
 use tokenward::{
     id::OwnerId,
     refresh::{
+        distrust::Distrust,
         flight::{Effect, Flight, Outcome, Plan},
         ledger::{CommitRequest, GrantRow, Need},
         schedule,
@@ -81,6 +82,8 @@ pub struct Replica {
     pub life: Life,
     /// The newest version in memory.
     pub snapshot: Option<Snapshot>,
+    /// What a rejected token is answered with.
+    pub distrust: Distrust,
     /// The one flight under way.
     pub air: Option<Air>,
     /// What survives a crash beside the store.

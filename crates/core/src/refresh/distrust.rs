@@ -15,8 +15,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// A grant whose tokens were rejected.
-#[derive(Debug)]
-pub(super) struct Distrust {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Distrust {
     /// The version whose rejection was last answered with a refresh.
     base: u64,
     /// How many versions in a row have been.
@@ -31,7 +31,7 @@ pub(super) struct Distrust {
 
 /// What is done about a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub enum Remedy {
     /// A refresh, or the one that is under way.
     Refresh,
     /// The API's answer stands, unless the store knows of a newer version.
@@ -42,16 +42,16 @@ pub(super) enum Remedy {
 
 /// Of what kind the rejected version is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Newest {
+pub struct Newest {
     /// It can be refreshed.
-    pub(super) refreshable: bool,
+    pub refreshable: bool,
     /// It was authorized or imported, not granted by a refresh.
-    pub(super) authorized: bool,
+    pub authorized: bool,
 }
 
-impl Distrust {
-    /// Nothing has been rejected.
-    pub(super) fn new() -> Self {
+/// Nothing has been rejected.
+impl Default for Distrust {
+    fn default() -> Self {
         Self {
             base: 0,
             refusals: 0,
@@ -60,14 +60,16 @@ impl Distrust {
             looked: 0,
         }
     }
+}
 
+impl Distrust {
     /// The newest version was rejected, which a refresh granted, or a person authorized.
-    pub(super) fn rejected(&mut self, version: u64, newest: Newest, now: Moment) -> Remedy {
+    pub fn rejected(&mut self, version: u64, newest: Newest, now: Moment) -> Remedy {
         if newest.authorized && version != self.base {
             // What was rejected before was another authorization's.
             *self = Self {
                 looked: self.looked,
-                ..Self::new()
+                ..Self::default()
             };
         }
         let refreshable = newest.refreshable;
@@ -93,13 +95,13 @@ impl Distrust {
     }
 
     /// The API took a token of this version.
-    pub(super) fn accepted(&mut self, version: u64, now: Moment) {
+    pub fn accepted(&mut self, version: u64, now: Moment) {
         self.accepted |= version > self.base && self.until <= now;
     }
 
     /// How often in a row freshly granted tokens were rejected, and until when nothing is done
     /// about it; `None` if that cannot be said.
-    pub(super) fn refused(&self) -> Option<(u32, Moment)> {
+    pub fn refused(&self) -> Option<(u32, Moment)> {
         (self.refusals > 1 && !self.accepted).then(|| (self.refusals - 1, self.until))
     }
 
@@ -136,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_api_that_rejects_everything_costs_ever_fewer_refreshes() {
-        let mut distrust = Distrust::new();
+        let mut distrust = Distrust::default();
         // After 1 + 2 + ... + 2048 s, then hourly.
         assert_eq!(rejections(&mut distrust, 10, 4095), 12);
         assert_eq!(rejections(&mut distrust, 10 + 4095, 10 * 3600), 10);
@@ -145,7 +147,7 @@ mod tests {
 
     #[test]
     fn all_who_report_one_version_get_the_same_refresh() {
-        let mut distrust = Distrust::new();
+        let mut distrust = Distrust::default();
         for _ in 0..3 {
             assert_eq!(distrust.rejected(4, GRANTED, at(10)), Remedy::Refresh);
         }
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_token_that_was_accepted_for_longer_than_the_pause_is_trusted_again() {
-        let mut distrust = Distrust::new();
+        let mut distrust = Distrust::default();
         rejections(&mut distrust, 10, 100);
         let (_, until) = distrust.refused().unwrap();
         let next = distrust.base + 1;
@@ -174,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_new_authorization_begins_anew() {
-        let mut distrust = Distrust::new();
+        let mut distrust = Distrust::default();
         rejections(&mut distrust, 10, 100);
         let authorized = Newest {
             authorized: true,
@@ -190,7 +192,7 @@ mod tests {
             refreshable: false,
             authorized: true,
         };
-        let mut distrust = Distrust::new();
+        let mut distrust = Distrust::default();
         assert_eq!(distrust.rejected(1, FINAL, at(10)), Remedy::Look);
         assert_eq!(distrust.rejected(1, FINAL, at(99)), Remedy::None);
     }
