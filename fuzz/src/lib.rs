@@ -206,7 +206,7 @@ pub fn connector_file(data: &[u8]) {
             assert!(catalogue.find(connector.id.as_str()).is_some());
             assert!(!connector.unified_apis.is_empty());
             let _ = connector.gate_limits();
-            let _ = connector.assumed_lifetime(true);
+            let _ = connector.lifetime(None, true);
             let url = "https://evil.example/".parse().expect("a URL");
             for host in &connector.api.hosts {
                 let _ = host.matches(&url, &Context::default());

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A provider's answer, complete.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: StatusCode,
@@ -39,6 +39,14 @@ pub enum TransportError {
     /// It (or part of it) has left, and no whole answer came back.
     #[error("{0}")]
     NoAnswer(String),
+    /// An answer has begun, and what came of it does not show whether it is whole.
+    #[error("{why}")]
+    CutOff {
+        /// Why no more will come.
+        why: String,
+        /// What came.
+        so_far: Box<Answer>,
+    },
     /// [`Patience::may_send`] said no: the claim is too old, or somebody else's by now.
     #[error("the claim was too old to send")]
     TooLate,

@@ -303,6 +303,19 @@ impl PostgresCluster {
     ///
     /// What the server said.
     pub fn sql(&self, database: &str, sql: &str) -> io::Result<String> {
+        checked(&self.psql(database, sql).output()?)
+    }
+
+    /// Runs statements in a session of their own, which ends with its process.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub fn session(&self, database: &str, sql: &str) -> io::Result<Child> {
+        self.psql(database, sql).stdout(Stdio::null()).spawn()
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> Command {
         let mut command = self.command("psql");
         command
             .args([
@@ -321,7 +334,7 @@ impl PostgresCluster {
             .arg(&self.folder)
             .arg(format!("-p{}", self.port))
             .args(["-c", sql]);
-        checked(&command.output()?)
+        command
     }
 
     /// The URL of the database `vault`.

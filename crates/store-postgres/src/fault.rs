@@ -5,6 +5,8 @@ use std::error::Error as _;
 use tokenward::store::{Freeze, StoreError};
 use tokio_postgres::error::SqlState;
 
+use crate::tls;
+
 /// Why an attempt failed. The texts never hold a value, a parameter or a URL.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -66,7 +68,10 @@ impl Fault {
                 said.message(),
                 said.code().code()
             )),
-            None if untrusted(error) => Self::Refused(without_values(error)),
+            None if lacks_tls(error) => Self::Refused(without_values(error)),
+            None if let Some(why) = tls_error(error) => {
+                Self::Refused(format!("PostgreSQL: {}", tls::explain(why)))
+            }
             None => Self::Unreachable(without_values(error)),
         }
     }
@@ -96,17 +101,17 @@ fn leaves(code: &SqlState) -> bool {
         .contains(code)
 }
 
-/// Whether TLS failed for a reason that time does not mend: a certificate, a server without TLS.
-fn untrusted(error: &tokio_postgres::Error) -> bool {
-    let Some(cause) = error.source() else {
-        return false;
-    };
-    match cause.downcast_ref::<std::io::Error>() {
-        Some(cause) => cause
-            .get_ref()
-            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>),
-        None => cause.to_string().contains("does not support TLS"),
-    }
+/// Whether the server does not speak TLS. Time does not mend it.
+fn lacks_tls(error: &tokio_postgres::Error) -> bool {
+    error
+        .source()
+        .is_some_and(|cause| cause.to_string().contains("does not support TLS"))
+}
+
+/// Why the handshake failed, for a reason that time does not mend: a certificate.
+fn tls_error(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
+    let cause = error.source()?.downcast_ref::<std::io::Error>()?;
+    cause.get_ref()?.downcast_ref()
 }
 
 /// The client's own errors name the step and the system's word, nothing else.

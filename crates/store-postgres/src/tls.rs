@@ -195,6 +195,45 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// What a failed handshake means, and what can be done.
+pub(crate) fn explain(error: &Error) -> String {
+    let because = |why: &dyn fmt::Display| format!("its TLS certificate is refused: {why}");
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => because(
+            &"no CA that is trusted here has signed it. Give the CA's certificate (or, if it is self-signed, the \
+              server's own) with sslrootcert=FILE in the store's URL",
+        ),
+        Error::InvalidCertificate(
+            why @ (CertificateError::NotValidForName
+            | CertificateError::NotValidForNameContext { .. }),
+        ) => because(&format_args!(
+            "{why}. Name the host in the store's URL as its subjectAltName does; sslmode=verify-ca does not look \
+             at names"
+        )),
+        Error::InvalidCertificate(
+            why @ (CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }),
+        ) => because(&format_args!(
+            "{why}. The server needs a new one, unless this machine's clock is wrong"
+        )),
+        Error::InvalidCertificate(why) if format!("{why:?}").contains("CaUsedAsEndEntity") => {
+            because(
+                &"it is self-signed and marked as a CA's, as `openssl req -x509` makes it. Give exactly this \
+                  certificate with sslrootcert=FILE in the store's URL",
+            )
+        }
+        Error::InvalidCertificate(why) => because(why),
+        Error::InvalidMessage(_) => format!("it does not speak TLS as it should ({error})"),
+        Error::AlertReceived(alert) => format!(
+            "it has ended the TLS handshake with the alert {alert:?}. If it wants a client's certificate, give \
+             one that it trusts with sslcert and sslkey in the store's URL"
+        ),
+        error => format!("the TLS handshake failed: {error}"),
+    }
+}
+
 /// One handshake to be made.
 pub(crate) struct Handshake {
     name: Result<ServerName<'static>, io::Error>,
@@ -278,5 +317,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_certificate_is_told_with_its_cause_and_the_way_out() {
+        let time = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let name = CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("db.example").unwrap(),
+            presented: vec!["DnsName(\"other.example\")".to_owned()],
+        };
+        let expired = CertificateError::ExpiredContext {
+            time: time(2_000_000_000),
+            not_after: time(1_900_000_000),
+        };
+        for (error, words) in [
+            (CertificateError::UnknownIssuer, ["no CA", "sslrootcert"]),
+            (name, ["db.example", "subjectAltName"]),
+            (expired, ["expired", "clock"]),
+            (CertificateError::NotValidYet, ["notvalidyet", "clock"]),
+            (CertificateError::Revoked, ["refused", "revoked"]),
+        ] {
+            let said = explain(&Error::InvalidCertificate(error)).to_lowercase();
+            for word in words {
+                assert!(said.contains(&word.to_lowercase()), "{said}");
+            }
+        }
+        let alert = Error::AlertReceived(rustls::AlertDescription::UnknownCA);
+        assert!(explain(&alert).contains("sslcert"));
     }
 }

@@ -111,7 +111,7 @@ fn salesforce_is_complete() {
     let catalogue = Catalogue::shipped();
     let salesforce = catalogue.find("salesforce").unwrap();
     assert_eq!(salesforce.refresh.replay, ReplayPolicy::Revokes);
-    assert!(salesforce.assumed_lifetime(true).is_some());
+    assert!(salesforce.lifetime(None, true).is_some());
     let token = [(
         "instance_url".to_owned(),
         "https://acme.my.salesforce.com".to_owned(),

@@ -24,7 +24,7 @@ use crate::{
     endpoint::{Context, Endpoint, EndpointError, HostPattern, Template},
     id::ConnectorId,
     oauth::{ClientAuth, TokenDialect},
-    refresh::{gate::GateLimits, replay::ReplayPolicy},
+    refresh::{gate::GateLimits, replay::ReplayPolicy, schedule},
 };
 
 /// A provider, as its file describes it.
@@ -157,6 +157,9 @@ pub struct TokenEndpoint {
     /// Access-token lifetime where the reply does not say, in seconds.
     #[serde(default)]
     pub assumed_lifetime_s: Option<u64>,
+    /// Access tokens do not live longer, in seconds, whatever replies say.
+    #[serde(default)]
+    pub longest_lifetime_s: Option<u64>,
     /// How replies are to be read.
     #[serde(flatten)]
     pub dialect: TokenDialect,
@@ -311,15 +314,22 @@ impl Connector {
         self.refresh.idle_lifetime_s.map(Duration::from_secs)
     }
 
-    /// The access token's lifetime where a reply says nothing.
+    /// The access token's lifetime, of which a reply says `said`.
     ///
-    /// Without a refresh token nothing could be done about it, so it counts as endless; with one,
-    /// an hour is assumed unless the file says otherwise.
-    pub fn assumed_lifetime(&self, refreshable: bool) -> Option<Duration> {
-        match self.token.assumed_lifetime_s {
+    /// Where it says nothing an hour is assumed unless the file says otherwise. Without a refresh
+    /// token nothing could be done about the end: then only what is said counts.
+    pub fn lifetime(&self, said: Option<Duration>, refreshable: bool) -> Option<Duration> {
+        let assumed = match self.token.assumed_lifetime_s {
             Some(seconds) => Some(Duration::from_secs(seconds)),
             None => refreshable.then_some(Duration::from_secs(3600)),
-        }
+        };
+        let lifetime = said
+            .map(|said| said.max(schedule::SHORTEST_LIFETIME))
+            .or(assumed)?;
+        let longest = self.token.longest_lifetime_s.filter(|_| refreshable);
+        Some(longest.map_or(lifetime, |longest| {
+            lifetime.min(Duration::from_secs(longest).max(schedule::SHORTEST_LIFETIME))
+        }))
     }
 }
 

@@ -52,22 +52,43 @@ impl KeptReply {
             }
             TokenReply::Refused(_) | TokenReply::Throttled { .. } => names_tokens(body),
         };
-        let content_type = headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .map(|text| text.chars().take(LONGEST_TYPE).collect());
         lost.then(|| Self {
             status,
-            content_type,
+            content_type: content_type(headers),
             body: Zeroizing::new(body[..body.len().min(LARGEST_BODY)].to_vec()),
             cut: body.len() > LARGEST_BODY,
         })
     }
 
+    /// What is worth keeping of an answer that does not show whether it is whole.
+    pub fn of_cut_off(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Self> {
+        let why = String::new();
+        let kept = Self::of(&TokenReply::Unreadable { why }, status, headers, body)?;
+        Some(Self { cut: true, ..kept })
+    }
+
     /// Reads it again, in a dialect that may know better.
+    ///
+    /// Of a form that was cut off the last field may be a part, and is left out. It is a grant only
+    /// with both tokens: without a new refresh token the old one, which may be spent, would stay.
     pub fn read(&self, dialect: &TokenDialect, now_ms: i64) -> TokenReply {
         let headers = HeaderMap::new();
-        read_token_reply(self.status, &headers, &self.body, dialect, &[], now_ms)
+        let read = |body| read_token_reply(self.status, &headers, body, dialect, &[], now_ms);
+        // What is cut off JSON is seen to be missing.
+        if !self.cut || is_json(&self.body) {
+            return read(&self.body);
+        }
+        let whole = self.body.iter().rposition(|byte| *byte == b'&');
+        match read(&self.body[..whole.unwrap_or(0)]) {
+            TokenReply::Granted(response)
+                if response.access_token.is_some() && response.refresh_token.is_some() =>
+            {
+                TokenReply::Granted(response)
+            }
+            _ => TokenReply::Unreadable {
+                why: "the provider's answer was cut off".to_owned(),
+            },
+        }
     }
 
     /// The HTTP status.
@@ -127,6 +148,16 @@ impl fmt::Debug for KeptReply {
     }
 }
 
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.chars().take(LONGEST_TYPE).collect())
+}
+
+fn is_json(body: &[u8]) -> bool {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    text.trim_ascii_start().starts_with(b"{")
+}
+
 /// Whether a field for a token seems to stand in it, in whatever spelling.
 fn names_tokens(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
@@ -179,6 +210,45 @@ mod tests {
                 "{status} {body}"
             );
         }
+    }
+
+    #[test]
+    fn of_a_form_that_was_cut_off_the_fields_that_are_whole_are_read() {
+        let dialect = TokenDialect::default();
+        let read = |body: &str| {
+            let kept = KeptReply::of_cut_off(StatusCode::OK, &HeaderMap::new(), body.as_bytes());
+            let kept = kept.expect("it is kept");
+            assert!(kept.is_cut());
+            match kept.read(&dialect, 0) {
+                TokenReply::Granted(response) => Some((
+                    response.access_token.unwrap().expose().to_owned(),
+                    response.refresh_token.unwrap().expose().to_owned(),
+                    response.expires_in.is_some(),
+                )),
+                _ => None,
+            }
+        };
+        let whole = ("at".to_owned(), "rt".to_owned(), false);
+        for tail in ["", "expires_in=36", "expires_in"] {
+            let body = format!("access_token=at&refresh_token=rt&{tail}");
+            assert_eq!(read(&body), Some(whole.clone()), "{tail}");
+        }
+        // The last field may be a part of a token, and a part of JSON is none.
+        for cut in [
+            "access_token=at",
+            "access_token=at&refresh_token=r",
+            "refresh_token=rt&access_token=a",
+            "access_token=at&expires_in=3600&",
+            r#"{"access_token":"at","refresh_token":"r&"#,
+        ] {
+            assert_eq!(read(cut), None, "{cut}");
+        }
+        let form = |status, body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            KeptReply::of_cut_off(status, &HeaderMap::new(), body.as_bytes())
+        };
+        assert_eq!(form(502, "<html><p>Bad gat"), None);
+        assert!(form(502, "access_token=at&ref").is_some());
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Distrust {
         self.accepted |= version > self.base && self.until <= now;
     }
 
+    /// The version whose rejection was last answered with a refresh.
+    pub fn answered(&self) -> u64 {
+        self.base
+    }
+
     /// How often in a row freshly granted tokens were rejected, and until when nothing is done
     /// about it; `None` if that cannot be said.
     pub fn refused(&self) -> Option<(u32, Moment)> {

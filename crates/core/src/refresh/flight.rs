@@ -278,6 +278,8 @@ pub struct Flight<T> {
     phase: Phase<T>,
     /// Whether the row has been read: a forced flight sets out from the version found then.
     looked: bool,
+    /// Whether the grant died of this flight.
+    died: bool,
     /// The trouble that this flight does not let itself be held back by.
     pardoned: Option<StoreTime>,
     /// When the claim was asked for, on our clock: the base of `not_after`.
@@ -317,6 +319,7 @@ impl<T: Clone> Flight<T> {
             plan,
             phase: Phase::Idle,
             looked: false,
+            died: false,
             pardoned: None,
             asked_at: Moment(Duration::ZERO),
             tries: 0,
@@ -400,11 +403,7 @@ impl<T: Clone> Flight<T> {
             return self.finish(Ending::Adopted { row, at });
         }
         if let Standing::Dead { .. } = row.standing {
-            return self.finish(Ending::Dead {
-                row,
-                at,
-                first: false,
-            });
+            return self.dead(row, at);
         }
         if row.held_within(self.plan.claim_ttl, at) {
             let poll = self.plan.poll;
@@ -603,6 +602,17 @@ impl<T: Clone> Flight<T> {
         }
     }
 
+    /// The grant is dead. If the API has rejected its last access token, that is on record for all
+    /// processes.
+    fn dead(self, row: Box<GrantRow>, at: StoreTime) -> (Self, Effect<T>) {
+        let rejected = self.plan.need == Need::Rejected && self.plan.seen == row.version;
+        if rejected && row.access_alive(at) {
+            return self.settle(row, Verdict::Spent);
+        }
+        let first = self.died;
+        self.finish(Ending::Dead { row, at, first })
+    }
+
     fn settle(mut self, row: Box<GrantRow>, verdict: Verdict) -> (Self, Effect<T>) {
         self.phase = Phase::Settling(row.clone(), verdict.clone());
         (self, Effect::Settle { row, verdict })
@@ -618,7 +628,14 @@ impl<T: Clone> Flight<T> {
             Stored::Ok(SettleReply::Settled { row, first }, at) => {
                 let row = Box::new(row);
                 match verdict {
-                    Verdict::Dead { .. } => self.finish(Ending::Dead { row, at, first }),
+                    Verdict::Dead { .. } => {
+                        self.died = first;
+                        self.dead(row, at)
+                    }
+                    Verdict::Spent => {
+                        let first = self.died;
+                        self.finish(Ending::Dead { row, at, first })
+                    }
                     Verdict::Failed { .. } => self.finish(Ending::Failed { row, at, first }),
                     Verdict::Released => self.look(),
                 }
@@ -633,8 +650,15 @@ impl<T: Clone> Flight<T> {
                     let pause = self.pause();
                     return (self, Effect::Sleep(pause));
                 }
-                // The claim will run out, and its taker will treat the attempt as unknown: safe.
-                self.finish(Ending::StoreDown(why))
+                match (&verdict, &row.standing) {
+                    // Whose token the API rejects next will say so again.
+                    (Verdict::Spent, Standing::Dead { at, .. }) => {
+                        let (at, first) = (*at, self.died);
+                        self.finish(Ending::Dead { row, at, first })
+                    }
+                    // The claim will run out, and its taker will treat the attempt as unknown: safe.
+                    _ => self.finish(Ending::StoreDown(why)),
+                }
             }
         }
     }

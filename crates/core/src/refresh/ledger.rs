@@ -276,6 +276,9 @@ pub enum Verdict {
     },
     /// Nothing was sent and nothing is wrong: the claim is given back.
     Released,
+    /// The grant is dead, and the API has rejected its access token: nothing is left of it. Takes no
+    /// claim.
+    Spent,
 }
 
 /// Records how a use ended.
@@ -470,6 +473,9 @@ impl GrantRow {
     /// Condemning is part of the same statement that re-reads: a version that moved, or another
     /// claim in force, means that this word is not the last one (I6).
     pub fn settle(&mut self, request: SettleRequest, now: StoreTime) -> SettleReply {
+        if request.verdict == Verdict::Spent {
+            return self.spend(request.base, now);
+        }
         let ours = self
             .claim
             .as_ref()
@@ -480,7 +486,7 @@ impl GrantRow {
         }
         self.claim = None;
         let first = match request.verdict {
-            Verdict::Released => {
+            Verdict::Released | Verdict::Spent => {
                 self.unsend();
                 false
             }
@@ -532,6 +538,18 @@ impl GrantRow {
         SettleReply::Settled {
             row: self.clone(),
             first,
+        }
+    }
+
+    /// Ends the access token of a dead grant, for every process that reads the row from now on.
+    fn spend(&mut self, base: u64, now: StoreTime) -> SettleReply {
+        if self.version != base || self.standing == Standing::Live {
+            return SettleReply::Superseded(self.clone());
+        }
+        self.expires_at = Some(self.expires_at.map_or(now, |at| at.min(now)));
+        SettleReply::Settled {
+            row: self.clone(),
+            first: false,
         }
     }
 

@@ -323,6 +323,32 @@ fn an_answer_from_before_a_new_authorization_is_void() {
 }
 
 #[test]
+fn only_a_dead_grants_own_version_is_spent() {
+    let mut row = row();
+    // The grant lives: the API's word alone ends nothing.
+    assert!(matches!(
+        settle(&mut row, 1, 0, Verdict::Spent, 1),
+        SettleReply::Superseded(_)
+    ));
+    claim(&mut row, "p", ReplayPolicy::Refused, Need::Forced, 1);
+    settle(&mut row, 1, 1, Verdict::Dead { reason: "x".into() }, 2);
+    assert!(row.access_alive(at(3)));
+    assert!(matches!(
+        settle(&mut row, 2, 0, Verdict::Spent, 3),
+        SettleReply::Superseded(_)
+    ));
+    for now in [3, 4] {
+        let settled = settle(&mut row, 1, 0, Verdict::Spent, now);
+        assert!(matches!(settled, SettleReply::Settled { first: false, .. }));
+        assert_eq!(row.expires_at, Some(at(3)));
+    }
+    assert!(matches!(row.standing, Standing::Dead { .. }));
+    // An answer that comes late all the same has a life of its own.
+    commit(&mut row, 1, 1, "v2");
+    assert!(row.access_alive(at(3601)));
+}
+
+#[test]
 fn invalid_grant_after_losing_a_race_condemns_nobody() {
     let mut row = row();
     claim(&mut row, "p", ReplayPolicy::Refused, Need::Stale, 3600);

@@ -748,6 +748,7 @@ impl Feed for MemoryStore {
 #[async_trait]
 impl UnreadAnswers for MemoryStore {
     async fn keep_unread(&self, answer: UnreadAnswer) -> StoreResult<bool> {
+        self.answers().await;
         let mut state = self.changing()?;
         let grant = answer.grant.clone();
         if !state.grants.contains_key(&grant) {

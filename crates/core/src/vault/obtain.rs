@@ -205,8 +205,9 @@ impl Vault {
             refreshable: snapshot.refreshable,
             authorized: snapshot.refreshed.is_none(),
         };
+        let (granted, end) = (snapshot.refreshed, snapshot.expires);
         drop(snapshot);
-        match self.inner.distrust(entry, version, newest) {
+        match self.inner.distrust(entry, version, newest, granted, end) {
             Remedy::Refresh => true,
             Remedy::None => false,
             Remedy::Look => {
@@ -381,11 +382,26 @@ impl Inner {
         }
     }
 
-    fn distrust(&self, entry: &GrantEntry, version: u64, newest: Newest) -> Remedy {
+    fn distrust(
+        &self,
+        entry: &GrantEntry,
+        version: u64,
+        newest: Newest,
+        granted: Option<Moment>,
+        end: Option<Moment>,
+    ) -> Remedy {
+        let now = self.clock.now();
         let mut distrust = lock(&entry.distrust);
         let distrust = distrust.get_or_insert_with(|| Box::new(Distrust::default()));
-        let before = distrust.refused();
-        let remedy = distrust.rejected(version, newest, self.clock.now());
+        let (before, answered) = (distrust.refused(), distrust.answered());
+        let remedy = distrust.rejected(version, newest, now);
+        if distrust.answered() != answered
+            && let (Some(granted), Some(end)) = (granted, end)
+        {
+            // Whoever sees this again and again knows what to say in the connector.
+            let (age_s, left_s) = (granted.until(now).as_secs(), now.until(end).as_secs());
+            tracing::info!(grant = %entry.id, connector = %entry.connector.id, age_s, left_s, "the API has rejected a token before its stated end; it is refreshed. token.longest_lifetime_s tells of tokens that always end early");
+        }
         entry.distrusted.store(true, Ordering::Relaxed);
         if let Some((refusals, until)) = distrust.refused()
             && before != Some((refusals, until))

@@ -223,6 +223,9 @@ impl Inner {
             Err(TransportError::NoAnswer(message)) => {
                 failed(FailureKind::Unknown, Fault::Endpoint, message, None)
             }
+            Err(TransportError::CutOff { why, so_far }) => {
+                return self.judge_part(entry, prepared, why, &so_far, now);
+            }
         };
         Judged {
             outcome,
@@ -250,6 +253,32 @@ impl Inner {
         Judged {
             outcome: self.judge_reply(entry, prepared, reply),
             kept,
+        }
+    }
+
+    /// What has arrived of an answer may hold whole tokens; if not, it is kept.
+    fn judge_part(
+        &self,
+        entry: &GrantEntry,
+        prepared: &Prepared,
+        why: String,
+        so_far: &Answer,
+        now: StoreTime,
+    ) -> Judged {
+        let kept = KeptReply::of_cut_off(so_far.status, &so_far.headers, &so_far.body);
+        let dialect = &entry.connector.token.dialect;
+        match kept.as_ref().map(|kept| kept.read(dialect, now.0)) {
+            Some(reply @ TokenReply::Granted(_)) => {
+                tracing::warn!(grant = %entry.id, %why, "an answer was cut off after its tokens");
+                Judged {
+                    outcome: self.judge_reply(entry, prepared, reply),
+                    kept: None,
+                }
+            }
+            _ => Judged {
+                outcome: failed(FailureKind::Unknown, Fault::Endpoint, why, None),
+                kept,
+            },
         }
     }
 
@@ -302,12 +331,10 @@ impl Inner {
         }
         let connector = &entry.connector;
         let rest = response.refresh_expires_in.or(connector.idle_lifetime());
-        let said = response
-            .expires_in
-            .map(|lifetime| lifetime.max(schedule::SHORTEST_LIFETIME));
+        let said = response.expires_in;
         let tokens = prepared.tokens.succeeded_by(response);
         let lifetime = match tokens.access_token {
-            Some(_) => said.or_else(|| connector.assumed_lifetime(tokens.refreshable())),
+            Some(_) => connector.lifetime(said, tokens.refreshable()),
             // There is nothing to use: the next who asks refreshes.
             None => Some(Duration::ZERO),
         };

@@ -18,6 +18,7 @@ use crate::{
     refresh::ledger::{CommitReply, CommitRequest, GrantRow},
     seal::{Purpose, SealError},
     spool::Spooled,
+    store::UnreadAnswer,
     sync::{atomic::Ordering, lock},
     time::StoreTime,
 };
@@ -27,6 +28,43 @@ use crate::{
 struct Envelope {
     grant: GrantId,
     sealed: String,
+    /// What stands beside an answer that could not be read; `None`: tokens are sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unread: Option<UnreadLabel>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UnreadLabel {
+    epoch: u64,
+    base: u64,
+    at: StoreTime,
+}
+
+/// The entry of an answer that could not be read. It is sealed already.
+pub(super) fn unread_bytes(answer: &UnreadAnswer) -> Vec<u8> {
+    let envelope = Envelope {
+        grant: answer.grant.clone(),
+        sealed: STANDARD.encode(&answer.sealed),
+        unread: Some(UnreadLabel {
+            epoch: answer.epoch,
+            base: answer.base,
+            at: answer.at,
+        }),
+    };
+    serde_json::to_vec(&envelope).expect("plain data serializes")
+}
+
+/// What [`unread_bytes`] wrote; `None`: it is something else.
+fn read_unread(bytes: &[u8]) -> Option<UnreadAnswer> {
+    let envelope: Envelope = serde_json::from_slice(bytes).ok()?;
+    let UnreadLabel { epoch, base, at } = envelope.unread?;
+    Some(UnreadAnswer {
+        grant: envelope.grant,
+        epoch,
+        base,
+        at,
+        sealed: STANDARD.decode(&envelope.sealed).ok()?,
+    })
 }
 
 /// The file of a login.
@@ -107,6 +145,7 @@ impl Inner {
         let envelope = Envelope {
             grant: request.grant.clone(),
             sealed: STANDARD.encode(sealed),
+            unread: None,
         };
         serde_json::to_vec(&envelope).expect("plain data serializes")
     }
@@ -169,6 +208,12 @@ impl Inner {
         Ok((envelope.grant, letter, tokens))
     }
 
+    pub(super) async fn forget_spooled(&self, name: &str) {
+        if let Err(why) = self.spool.remove(name).await {
+            tracing::warn!(%why, "an adopted spool entry is left behind; adopting it again is harmless");
+        }
+    }
+
     /// Tells how many answers wait. Flights count their own; the rest were counted when the spool
     /// was last adopted. To read the spool for this would make an outage's work grow with its
     /// square.
@@ -209,6 +254,13 @@ impl Vault {
         let name = &entry.name;
         if let Ok(envelope) = serde_json::from_slice::<LoginEnvelope>(&entry.bytes) {
             return self.adopt_spooled_login(name, &envelope).await;
+        }
+        if let Some(answer) = read_unread(&entry.bytes) {
+            let kept = inner.try_keep(&answer).await;
+            if kept {
+                inner.forget_spooled(name).await;
+            }
+            return kept;
         }
         let (grant, letter, tokens) = match inner.read_spooled(&entry.bytes) {
             Ok(read) => read,
@@ -254,9 +306,7 @@ impl Vault {
             };
             inner.revoke_void(whose, &tokens, true).await;
         }
-        if let Err(why) = inner.spool.remove(name).await {
-            tracing::warn!(%why, "an adopted spool entry is left behind; adopting it again is harmless");
-        }
+        inner.forget_spooled(name).await;
         true
     }
 
@@ -271,9 +321,7 @@ impl Vault {
         if !adopted.await {
             return false;
         }
-        if let Err(why) = self.inner.spool.remove(name).await {
-            tracing::warn!(%why, "an adopted spool entry is left behind; adopting it again is harmless");
-        }
+        self.inner.forget_spooled(name).await;
         true
     }
 

@@ -3,14 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{AdminError, Inner, Vault, admin::Given};
+use super::{AdminError, Inner, Vault, admin::Given, spooling::unread_bytes};
 use crate::{
     id::{ConnectionKey, GrantId},
     oauth::{KeptReply, TokenReply, TokenSet},
     refresh::ledger::GrantRow,
     seal::Purpose,
     store::{Connection, ConnectionPatch, UnreadAnswer},
-    time::StoreTime,
+    sync::lock,
+    time::{Boxed, StoreTime},
 };
 
 /// How often a store that does not take an answer is asked again, and after which pauses.
@@ -52,8 +53,8 @@ pub enum Recovered {
 }
 
 impl Inner {
-    /// Keeps an answer beside its grant. If the store is away it is asked again for a while; nobody
-    /// waits for that.
+    /// Keeps an answer beside its grant. While the store does not take it, it waits in the spool:
+    /// when this returns it is durable in one of them, if that can be had.
     pub(super) async fn keep_unread(
         self: &Arc<Self>,
         row: &GrantRow,
@@ -71,23 +72,62 @@ impl Inner {
             at,
             sealed: self.keyring().seal(purpose, &reply.to_plain()),
         };
-        if self.try_keep(&answer).await {
-            return;
+        let mut keeping: Boxed<'static, bool> = {
+            let (inner, answer) = (self.clone(), answer.clone());
+            Box::pin(async move { inner.try_keep(&answer).await })
+        };
+        let under_way = tokio::select! {
+            biased;
+            kept = &mut keeping => {
+                if kept {
+                    return;
+                }
+                None
+            }
+            () = self.clock.sleep(self.config.confirm_within) => Some(keeping),
+        };
+        let name = format!("{}-{}-{}-unread", row.id, row.version, row.epoch);
+        lock(&self.spooling).insert(name.clone());
+        self.note_spool_depth();
+        let spooled = self.spool.put(&name, &unread_bytes(&answer)).await;
+        if let Err(why) = &spooled {
+            tracing::error!(grant = %row.id, %why, "an answer of the token endpoint that could not be read is only in memory: the store has not taken it, and the spool cannot be written");
         }
         let inner = self.clone();
         self.tracker.spawn(async move {
-            for _ in 0..TRIES {
-                inner.clock.sleep(PAUSE).await;
-                if inner.closing.is_cancelled() || inner.try_keep(&answer).await {
-                    return;
-                }
+            let kept = inner.keep_later(under_way, &answer);
+            match inner.closing.run_until_cancelled(kept).await {
+                Some(true) => inner.forget_spooled(&name).await,
+                _ if spooled.is_ok() => {}
+                _ => tracing::error!(grant = %answer.grant, "an answer of the token endpoint that could not be read is lost: the store is away"),
             }
-            tracing::error!(grant = %answer.grant, "an answer of the token endpoint that could not be read is lost: the store is away");
+            lock(&inner.spooling).remove(&name);
+            inner.note_spool_depth();
         });
     }
 
+    /// Whether the store takes an answer at last.
+    async fn keep_later(
+        &self,
+        under_way: Option<Boxed<'static, bool>>,
+        answer: &UnreadAnswer,
+    ) -> bool {
+        if let Some(under_way) = under_way
+            && under_way.await
+        {
+            return true;
+        }
+        for _ in 0..TRIES {
+            self.clock.sleep(PAUSE).await;
+            if self.try_keep(answer).await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Whether nothing is left to be done.
-    async fn try_keep(&self, answer: &UnreadAnswer) -> bool {
+    pub(super) async fn try_keep(&self, answer: &UnreadAnswer) -> bool {
         match self.store.keep_unread(answer.clone()).await {
             Ok(true) => {
                 tracing::warn!(grant = %answer.grant, epoch = answer.epoch, "an answer of the token endpoint could not be read; it is kept");
@@ -184,7 +224,7 @@ impl Vault {
             let rest = response.refresh_expires_in.or(connector.idle_lifetime());
             let tokens = old.succeeded_by(response);
             let lifetime = match tokens.access_token {
-                Some(_) => said.or_else(|| connector.assumed_lifetime(tokens.refreshable())),
+                Some(_) => connector.lifetime(said, tokens.refreshable()),
                 None => Some(Duration::ZERO),
             };
             let at = answer.at;

@@ -325,6 +325,7 @@ impl World {
             Verdict::Dead { reason } => format!("dead: {reason}"),
             Verdict::Failed { kind, message, .. } => format!("{kind:?}: {message}"),
             Verdict::Released => "released".to_owned(),
+            Verdict::Spent => "spent".to_owned(),
         };
         books.note(
             now,

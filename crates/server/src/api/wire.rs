@@ -46,7 +46,7 @@ impl Parts<'_> {
     fn failed_at(&self) -> Option<i64> {
         self.grant.and_then(|grant| match &grant.standing {
             Standing::Dead { at, .. } => Some(at.0),
-            Standing::Live => grant.trouble.as_ref().map(|trouble| trouble.since.0),
+            Standing::Live => grant.trouble.as_ref().map(|trouble| trouble.failed_at.0),
         })
     }
 

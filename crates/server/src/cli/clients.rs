@@ -212,25 +212,21 @@ async fn discover(opened: &Opened, issuer: &Url) -> anyhow::Result<ServerMetadat
         not_after: None,
         last_look: None,
     };
-    // The first place's word counts most: what the second says of a document that was found, but
-    // is wrong, is no help.
-    let mut why: Option<String> = None;
-    let mut note = |text: String, found: bool| match &why {
-        Some(_) if !found => {}
-        _ => why = Some(text),
-    };
+    let (mut wrong, mut missing) = (Vec::new(), Vec::new());
     for url in metadata_urls(issuer) {
         let request = metadata_request(Endpoint::from_operator(url.clone())?);
         match transport.exchange(request, patience.clone()).await {
             Ok(answer) if answer.status.is_success() => match read_metadata(issuer, &answer.body) {
                 Ok(metadata) => return Ok(metadata),
-                Err(why) => note(format!("{url}: {why}"), true),
+                Err(why) => wrong.push(format!("{url}: {why}")),
             },
-            Ok(answer) => note(format!("{url}: HTTP {}", answer.status), false),
-            Err(error) => note(error.to_string(), false),
+            Ok(answer) => missing.push(format!("{url}: HTTP {}", answer.status)),
+            Err(error) => missing.push(error.to_string()),
         }
     }
-    let why = why.unwrap_or_default();
+    // A document that was found and is wrong is what is to be mended; it comes first.
+    wrong.append(&mut missing);
+    let why = wrong.join("; ");
     bail!(
         "the endpoints of {issuer} could not be read: {why}. Give them with --setting token_url=... instead"
     )

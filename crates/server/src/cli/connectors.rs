@@ -104,6 +104,7 @@ fn describe(connector: &Connector) -> serde_json::Value {
         "rotation": rotation(connector.refresh.rotation),
         "replay": connector.refresh.replay,
         "assumed_lifetime_s": connector.token.assumed_lifetime_s,
+        "longest_lifetime_s": connector.token.longest_lifetime_s,
         "idle_lifetime_s": connector.refresh.idle_lifetime_s,
         "api_base_url": connector.api.base_url.as_ref().map(ToString::to_string),
         "api_hosts": connector.api.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -148,6 +149,13 @@ fn text(connector: &Connector) -> String {
             .token
             .assumed_lifetime_s
             .map(|s| format!("{s} s, where the reply does not say")),
+    );
+    line(
+        "longest lifetime",
+        connector
+            .token
+            .longest_lifetime_s
+            .map(|s| format!("{s} s, whatever the reply says")),
     );
     line(
         "idle lifetime",

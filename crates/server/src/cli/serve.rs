@@ -179,7 +179,7 @@ pub(crate) async fn serve(
         None => PublicUrl::of_listener(tls.is_some(), listeners.public.local_addr()?),
     };
     let sessions = Sessions::new(&vault.derived_key(DerivedKey::Sessions));
-    let api_keys = Keys::new(vault.store().clone(), vault.clock().clone());
+    let api_keys = Keys::new(vault.clone());
     let rules = connector.rules().clone();
     let gateway_config = GatewayConfig {
         replay_limit: options.replay_limit * 1024,

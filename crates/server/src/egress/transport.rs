@@ -101,9 +101,7 @@ impl Transport for HttpTransport {
                 patience.answer.as_secs_f32()
             )),
         };
-        heard
-            .answer(end)
-            .map_err(|why| TransportError::NoAnswer(format!("{host} did not answer: {why}")))
+        heard.answer(end, &host)
     }
 }
 
@@ -171,23 +169,32 @@ impl Heard {
 
     /// The answer, if there is one. Where its end is missing, its reader still gets what says itself
     /// where it ends: if that is whole, a wrong length or a connection that stays open takes nothing away
-    /// from it, and if it is not, the reader says so and keeps it.
-    fn answer(self, end: Result<(), String>) -> Result<Answer, String> {
+    /// from it, and if it is not, the reader says so and keeps it. The rest is told to be cut off.
+    fn answer(self, end: Result<(), String>, host: &str) -> Result<Answer, TransportError> {
+        let silent = |why: String| format!("{host} did not answer: {why}");
         let Some((status, mut headers)) = self.head else {
-            return Err(end.err().unwrap_or_else(|| "nothing came".to_owned()));
+            let why = end.err().unwrap_or_else(|| "nothing came".to_owned());
+            return Err(TransportError::NoAnswer(silent(why)));
         };
         let body = decode_answer(&mut headers, self.body.into(), LARGEST_ANSWER);
-        if let Err(why) = end {
-            if !shows_its_end(&headers, &body) {
-                return Err(why);
-            }
-            tracing::warn!(%why, "an answer did not end as it should");
-        }
-        Ok(Answer {
+        let ends = shows_its_end(&headers, &body);
+        let answer = Answer {
             status,
             headers,
             body,
-        })
+        };
+        match end {
+            Ok(()) => Ok(answer),
+            Err(why) if ends => {
+                tracing::warn!(%why, "an answer did not end as it should");
+                Ok(answer)
+            }
+            Err(why) if answer.body.is_empty() => Err(TransportError::NoAnswer(silent(why))),
+            Err(why) => Err(TransportError::CutOff {
+                why: format!("{host} did not answer to the end: {why}"),
+                so_far: Box::new(answer),
+            }),
+        }
     }
 }
 

@@ -83,6 +83,24 @@ impl Database {
         cluster.resume().unwrap();
     }
 
+    /// Locks a table against everybody, until the process that is returned ends.
+    pub(crate) fn hold(&self, table: &str) -> std::process::Child {
+        let sql = format!(
+            "BEGIN; LOCK TABLE tokenward.{table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600)"
+        );
+        let holder = self.cluster.lock().unwrap().session("vault", &sql).unwrap();
+        let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'tokenward.";
+        while self.sql(&format!("{held}{table}'::regclass")) == "0" {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        holder
+    }
+
+    /// Ends sessions that hold a table and whose processes are gone.
+    pub(crate) fn release(&self) {
+        self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)' AND pid <> pg_backend_pid()");
+    }
+
     pub(crate) fn sql(&self, sql: &str) -> String {
         self.cluster.lock().unwrap().sql("vault", sql).unwrap()
     }

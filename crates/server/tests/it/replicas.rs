@@ -113,6 +113,51 @@ async fn replicas_hear_of_each_others_refreshes() {
     assert_eq!(sandbox.books().total.refresh_requests, 2);
 }
 
+/// A forced refresh joins the one that is under way, whichever replica has begun it.
+#[tokio::test(flavor = "multi_thread")]
+async fn validations_on_all_replicas_join_the_refresh_that_is_under_way() {
+    let (sandbox, vault) = world(Duration::from_secs(3)).await;
+    let servers = three(&vault).await;
+    let validate = |number: usize| {
+        servers[number % 3].call(
+            Method::POST,
+            "/vault/connections/accounting/sandbox/validate",
+        )
+    };
+    let late = async {
+        sandbox
+            .when(|books| books.total.refresh_requests == 1)
+            .await;
+        all_at_once(50, validate).await
+    };
+    let (first, late) = tokio::join!(validate(0).send(), late);
+    for answer in late.iter().chain([&first]) {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    refreshed_once(&sandbox);
+}
+
+/// A database that does not come to an end with what a request needs to know holds its caller no
+/// longer than that wants to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_deadline_covers_the_look_ups_of_keys_and_connections() {
+    let (_sandbox, vault) = world(Duration::ZERO).await;
+    let database = vault.database.as_ref().unwrap();
+    for table in ["api_keys", "connections"] {
+        // It has looked nothing up yet.
+        let server = vault.serve(&[]).await;
+        let mut holder = database.hold(table);
+        let call = server.proxy(Method::GET, "/x");
+        let answer = call.header("x-apideck-timeout", "1000").send().await;
+        answer.error(504, "ProxyTimedOutError");
+        // It was answered although nothing has moved.
+        assert!(holder.try_wait().unwrap().is_none());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        database.release();
+    }
+}
+
 /// With the database away, who is known is served what is in memory; for the rest it is waited,
 /// and a key that was taken away meanwhile is refused as soon as the database says so.
 #[tokio::test(flavor = "multi_thread")]

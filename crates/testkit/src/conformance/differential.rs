@@ -117,6 +117,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
     ];
     prop_oneof![
         1 => ".{0,8}".prop_map(|reason| Verdict::Dead { reason }),
+        1 => Just(Verdict::Spent),
         4 => (kind, ".{0,8}", prop_oneof![3 => Just(Duration::ZERO), 1 => Just(HOUR)])
             .prop_map(|(kind, message, retry_in)| Verdict::Failed { kind, message, retry_in, asked: false, }),
         1 => Just(Verdict::Released),

@@ -161,7 +161,7 @@ impl Vault {
         row: &AttemptRow,
         connector: &Connector,
         request: &oauth::TokenRequest,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Nothing> {
         let config = &self.inner.config;
         let stated = connector.token.answer_timeout();
         let patience = Patience {
@@ -183,14 +183,27 @@ impl Vault {
                 Err(TransportError::NoAnswer(why)) => {
                     self.inner
                         .gate_ill(&row.connection, connector, Fault::Endpoint, None);
-                    return Err(Failure::Lost(why));
+                    return Err(Failure::Lost(why).into());
+                }
+                Err(TransportError::CutOff { why, so_far }) => {
+                    self.inner
+                        .gate_ill(&row.connection, connector, Fault::Endpoint, None);
+                    let Answer {
+                        status,
+                        headers,
+                        body,
+                    } = &*so_far;
+                    return Err(Nothing {
+                        why: Failure::Lost(why),
+                        kept: KeptReply::of_cut_off(*status, headers, body).map(Box::new),
+                    });
                 }
                 Err(TransportError::NotSent(why)) if sends >= SENDS => {
                     self.inner
                         .gate_ill(&row.connection, connector, Fault::Endpoint, None);
-                    return Err(Failure::Unreachable(why));
+                    return Err(Failure::Unreachable(why).into());
                 }
-                Err(error) => {
+                Err(error @ (TransportError::NotSent(_) | TransportError::TooLate)) => {
                     tracing::warn!(attempt = %row.id, %error, "a code was not sent yet");
                     self.inner.clock.sleep(PAUSE * 2_u32.pow(sends)).await;
                 }
@@ -259,12 +272,10 @@ impl Vault {
             false => response.scope.clone(),
         };
         let rest = response.refresh_expires_in.or(connector.idle_lifetime());
-        let said = response
-            .expires_in
-            .map(|lifetime| lifetime.max(schedule::SHORTEST_LIFETIME));
+        let said = response.expires_in;
         let tokens = TokenSet::empty().succeeded_by(response);
         let lifetime = match tokens.access_token {
-            Some(_) => said.or_else(|| connector.assumed_lifetime(tokens.refreshable())),
+            Some(_) => connector.lifetime(said, tokens.refreshable()),
             None => Some(Duration::ZERO),
         };
         let identity = match self.identify(exchange, &answer.body, &tokens).await {

@@ -183,6 +183,34 @@ async fn the_token_of_a_dead_grant_is_served_until_the_api_rejects_it() {
     assert_eq!(world.refreshes(), 0);
 }
 
+/// Whichever came first: the grant's death or the API's word on its token.
+#[tokio::test(start_paused = true)]
+async fn what_the_api_has_rejected_of_a_dead_grant_is_served_by_no_process_that_reads_it() {
+    for dies_first in [true, false] {
+        let world = World::new("revokes").await;
+        let resolved = world.vault.resolve(&world.key).await.unwrap();
+        let token = world.vault.token(&world.key).await.unwrap();
+        let wait = Duration::from_secs(5);
+        *lock(&world.provider.acts) = vec![Act::Refuse];
+        if dies_first {
+            assert!(world.vault.validate(&world.key).await.is_err());
+            let other = world.other().await;
+            assert!(other.token(&world.key).await.is_ok());
+        }
+        let answer = world.vault.rejected(&resolved, &token, wait).await;
+        assert!(matches!(answer, Err(TokenError::Dead { .. })), "{answer:?}");
+        let other = world.other().await;
+        let answer = other.token(&world.key).await;
+        assert!(matches!(answer, Err(TokenError::Dead { .. })), "{answer:?}");
+        // A new authorization is one.
+        world.import(&world.key, "9").await;
+        assert_eq!(
+            other.token(&world.key).await.unwrap().secret().expose(),
+            "at-9"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_living_token_without_a_refresh_token_is_valid() {
     let world = World::new("revokes").await;
@@ -212,4 +240,48 @@ async fn a_living_token_without_a_refresh_token_is_valid() {
     let error = world.vault.validate(&key).await.unwrap_err();
     assert_eq!(error, TokenError::NoRefreshToken);
     assert_eq!(state().await, "invalid");
+}
+
+/// The replies say 600 s.
+#[tokio::test(start_paused = true)]
+async fn a_connector_may_know_that_tokens_end_earlier_than_replies_say() {
+    let world = World::new("revokes").await;
+    let text = CONNECTOR.replace("POLICY", "revokes").replace(
+        "url = \"https://id.acme.example/token\"",
+        "url = \"https://id.acme.example/token\"\nlongest_lifetime_s = 60",
+    );
+    let mut catalogue = Catalogue::default();
+    catalogue.add("acme.toml", &text).unwrap();
+    let parts = VaultParts {
+        catalogue,
+        ..world.parts()
+    };
+    let vault = Vault::open(parts).await.unwrap();
+    assert_eq!(vault.validate(&world.key).await.unwrap().version(), 2);
+    for (pass, version) in [(44, 2), (2, 3), (44, 3), (2, 4)] {
+        world.pass(pass).await;
+        assert_eq!(vault.token(&world.key).await.unwrap().version(), version);
+    }
+}
+
+/// Each of its tokens lives for five seconds, whatever the replies say: nobody is refused for it,
+/// and nothing else is sent than one refresh for each.
+#[tokio::test(start_paused = true)]
+async fn tokens_that_end_early_are_refreshed_once_each() {
+    let world = World::new("revokes").await;
+    let resolved = world.vault.resolve(&world.key).await.unwrap();
+    let wait = Duration::from_secs(5);
+    for life in 1..=20 {
+        let token = world.vault.token(&world.key).await.unwrap();
+        for _ in 0..4 {
+            world.pass(1).await;
+            world.vault.accepted(&resolved, &token);
+        }
+        world.pass(1).await;
+        let next = world.vault.rejected(&resolved, &token, wait).await.unwrap();
+        let next = next.expect("there is a better one");
+        world.vault.accepted(&resolved, &next);
+        assert_eq!(world.refreshes(), life);
+        assert_eq!(world.vault.refusals(&resolved), 0);
+    }
 }

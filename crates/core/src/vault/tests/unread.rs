@@ -82,23 +82,24 @@ async fn an_answer_that_fits_no_dialect_is_kept_and_read_by_a_mended_connector()
     assert_eq!(token.secret().expose(), "at-3");
 }
 
+/// The store goes away while the provider answers.
+#[derive(Debug)]
+struct Away(Nested, Arc<MemoryStore>);
+
+#[async_trait]
+impl Transport for Away {
+    async fn exchange(
+        &self,
+        request: TokenRequest,
+        patience: Patience,
+    ) -> Result<Answer, TransportError> {
+        self.1.set_down(true);
+        self.0.exchange(request, patience).await
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_kept_though_the_store_is_away_when_it_comes() {
-    #[derive(Debug)]
-    struct Away(Nested, Arc<MemoryStore>);
-
-    #[async_trait]
-    impl Transport for Away {
-        async fn exchange(
-            &self,
-            request: TokenRequest,
-            patience: Patience,
-        ) -> Result<Answer, TransportError> {
-            self.1.set_down(true);
-            self.0.exchange(request, patience).await
-        }
-    }
-
     let world = World::new("revokes").await;
     let provider = Arc::new(Away(Nested::default(), world.store.clone()));
     let text = CONNECTOR.replace("POLICY", "revokes");
@@ -123,4 +124,99 @@ async fn what_was_kept_before_the_grant_moved_on_is_not_recovered() {
         "{recovered:?}"
     );
     assert_eq!(world.token().await.unwrap(), "at-9");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_read_survives_its_process_while_the_store_is_away() {
+    let world = World::new("revokes").await;
+    let next = world.other().await;
+    let provider = Arc::new(Away(Nested::default(), world.store.clone()));
+    let text = CONNECTOR.replace("POLICY", "revokes");
+    let vault = world.open(&text, provider).await;
+    assert!(vault.validate(&world.key).await.is_err());
+    // The process ends before the store is back.
+    assert!(vault.drain(Duration::from_secs(1)).await);
+    let entries: Vec<_> = std::fs::read_dir(&world.spool.0).unwrap().collect();
+    assert_eq!(entries.len(), 1);
+    let bytes = std::fs::read(entries[0].as_ref().unwrap().path()).unwrap();
+    assert!(!bytes.windows(4).any(|bytes| bytes == b"rt-2"));
+
+    assert_eq!(next.adopt_spool().await, 1);
+    world.store.set_down(false);
+    assert_eq!(next.adopt_spool().await, 0);
+    assert_eq!(std::fs::read_dir(&world.spool.0).unwrap().count(), 0);
+    let kept = next.unread(&world.key).await.unwrap();
+    let body = String::from_utf8_lossy(kept[0].reply.body());
+    assert!(body.contains("rt-2"), "{}", kept.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_read_is_in_the_spool_soon_while_the_store_hangs() {
+    #[derive(Debug)]
+    struct Hangs(Nested, Arc<MemoryStore>);
+
+    #[async_trait]
+    impl Transport for Hangs {
+        async fn exchange(
+            &self,
+            request: TokenRequest,
+            patience: Patience,
+        ) -> Result<Answer, TransportError> {
+            self.1.set_silent(true);
+            self.0.exchange(request, patience).await
+        }
+    }
+
+    let world = World::new("revokes").await;
+    let provider = Arc::new(Hangs(Nested::default(), world.store.clone()));
+    let text = CONNECTOR.replace("POLICY", "revokes");
+    let vault = world.open(&text, provider).await;
+    let waited = tokio::time::timeout(Duration::from_millis(150), vault.validate(&world.key));
+    assert!(waited.await.is_err());
+    assert_eq!(std::fs::read_dir(&world.spool.0).unwrap().count(), 1);
+    world.store.set_silent(false);
+    world.pass(2).await;
+    assert_eq!(vault.unread(&world.key).await.unwrap().len(), 1);
+    assert_eq!(std::fs::read_dir(&world.spool.0).unwrap().count(), 0);
+}
+
+/// Cuts its one answer, a form, off.
+#[derive(Debug)]
+struct Cut(&'static str);
+
+#[async_trait]
+impl Transport for Cut {
+    async fn exchange(&self, _: TokenRequest, _: Patience) -> Result<Answer, TransportError> {
+        Err(TransportError::CutOff {
+            why: "the connection was reset".to_owned(),
+            so_far: Box::new(Answer {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: self.0.into(),
+            }),
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_of_a_form_that_was_cut_off_is_used_where_it_is_whole_and_kept_where_not() {
+    for (form, whole) in [
+        ("access_token=at-2&refresh_token=rt-2&expires_i", true),
+        ("access_token=at-2&refresh_token=rt-", false),
+    ] {
+        let world = World::new("revokes").await;
+        let text = CONNECTOR.replace("POLICY", "revokes");
+        let vault = world.open(&text, Arc::new(Cut(form))).await;
+        let token = vault.validate(&world.key).await;
+        let kept = vault.unread(&world.key).await.unwrap();
+        if whole {
+            assert_eq!(token.unwrap().secret().expose(), "at-2");
+            assert!(kept.is_empty(), "{kept:?}");
+        } else {
+            assert!(token.is_err(), "{token:?}");
+            assert_eq!(kept[0].reply.body(), form.as_bytes());
+            let recovered = vault.recover(&world.key).await.unwrap();
+            assert!(matches!(recovered, Recovered::Unreadable { answers: 1 }));
+        }
+    }
 }

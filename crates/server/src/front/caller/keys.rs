@@ -2,7 +2,7 @@
 //!
 //! | key | |
 //! | --- | --- |
-//! | found within [`BELIEVED`] | believed, without I/O |
+//! | found within [`BELIEVED`], and no key or application has changed since | believed, without I/O |
 //! | found before that | looked up again, by one task for all who ask. If the store answers nobody for [`PROMPT`], whatever it was asked, it is away, and the key is believed on, for [`BELIEVED_ALONE`] at most; if it answers others, or says that it is busy, it is slow, and is waited for |
 //! | refused within [`REFUSED`] | refused, without I/O |
 //! | never found | looked up, by one task for all who ask, and only a few such keys at a time ([`STRANGERS`]), so that strangers cannot fill the line in which refreshes and known keys wait |
@@ -28,8 +28,8 @@ use async_trait::async_trait;
 use http::HeaderValue;
 use subtle::ConstantTimeEq as _;
 use tokenward::{
-    ApplicationId,
-    store::{ApiKey, Scope, Scopes, Stamped, Store, StoreResult, Tenants},
+    ApplicationId, Vault,
+    store::{ApiKey, Scope, Scopes, Stamped, StoreResult, Tenants},
     time::{Clock, Moment},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -75,25 +75,32 @@ pub(super) trait Find: Send + Sync {
     /// How many statements it has answered, whoever asked.
     fn answered(&self) -> u64;
 
+    /// How many changes of keys and applications have been heard of.
+    fn heard(&self) -> u64;
+
     /// Notes that keys were shown.
     async fn used(&self, digests: &[Digest]) -> StoreResult<()>;
 }
 
 #[async_trait]
-impl Find for Arc<dyn Store> {
+impl Find for Vault {
     async fn find(&self, digest: &Digest, asker: Asker) -> StoreResult<Option<Stamped<ApiKey>>> {
         match asker {
-            Asker::Known => self.known_key(digest).await,
-            Asker::Stranger => self.key_by_digest(digest).await,
+            Asker::Known => self.store().known_key(digest).await,
+            Asker::Stranger => self.store().key_by_digest(digest).await,
         }
     }
 
+    fn heard(&self) -> u64 {
+        self.tenants_heard()
+    }
+
     fn answered(&self) -> u64 {
-        Tenants::answered(&**self)
+        Tenants::answered(&**self.store())
     }
 
     async fn used(&self, digests: &[Digest]) -> StoreResult<()> {
-        self.keys_used(digests).await
+        self.store().keys_used(digests).await
     }
 }
 
@@ -136,8 +143,9 @@ struct Known {
     facts: Facts,
     /// When the look-up that found it began.
     found: Moment,
-    /// Until when it is believed without another look.
+    /// Until when it is believed without another look, if no more is heard of than this.
     until: Moment,
+    heard: u64,
 }
 
 /// What a look-up found; `Err`: the store did not answer.
@@ -229,9 +237,10 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Keys of a store.
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self::found_in(Arc::new(store), clock)
+    /// Keys of a vault. Its upkeep hears of those that are revoked.
+    pub fn new(vault: Vault) -> Self {
+        let clock = vault.clock().clone();
+        Self::found_in(Arc::new(vault), clock)
     }
 
     fn found_in(store: Arc<dyn Find>, clock: Arc<dyn Clock>) -> Self {
@@ -492,7 +501,8 @@ impl Inner {
     fn believed(&self, digest: &Digest) -> Option<Facts> {
         let known = self.known.pin();
         let known = known.get(digest)?;
-        (self.clock.now() < known.until).then(|| known.facts.clone())
+        let believed = self.clock.now() < known.until && known.heard == self.store.heard();
+        believed.then(|| known.facts.clone())
     }
 
     /// A key that was found not too long ago.
@@ -515,7 +525,8 @@ impl Inner {
 
     /// Asks the store, and remembers its answer.
     async fn ask(&self, digest: Digest, asker: Asker) -> Found {
-        let asked = self.clock.now();
+        // Before the look: what changes during it is heard of after it.
+        let (asked, heard) = (self.clock.now(), self.store.heard());
         let found = self.store.find(&digest, asker).await;
         let found = found.map_err(|error| {
             let slow = error.is_slow();
@@ -541,6 +552,7 @@ impl Inner {
                     facts: facts.clone(),
                     found: asked,
                     until: asked + BELIEVED,
+                    heard,
                 };
                 self.remember(digest, known);
             }
@@ -554,13 +566,13 @@ impl Inner {
 
     /// Believes a key for a moment more, unless somebody has learnt better meanwhile.
     fn believe_on(&self, digest: Digest, known: &Known) {
-        let until = self.clock.now() + BELIEVED;
+        let (until, heard) = (self.clock.now() + BELIEVED, self.store.heard());
         self.known.pin().update(digest, |present| {
-            let same = present.found == known.found;
-            Known {
-                until: if same { until } else { present.until },
-                ..present.clone()
+            let mut present = present.clone();
+            if present.found == known.found {
+                (present.until, present.heard) = (until, heard);
             }
+            present
         });
     }
 

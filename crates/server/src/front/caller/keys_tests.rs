@@ -35,6 +35,7 @@ struct State {
     used: Mutex<Vec<Vec<Digest>>>,
     at_a_time: AtomicUsize,
     most_at_a_time: AtomicUsize,
+    heard: AtomicU64,
 }
 
 #[async_trait]
@@ -75,6 +76,10 @@ impl Find for Slow {
         }
         Ok(())
     }
+
+    fn heard(&self) -> u64 {
+        self.0.heard.load(Ordering::SeqCst)
+    }
 }
 
 impl Slow {
@@ -90,6 +95,7 @@ impl Slow {
             used: Mutex::default(),
             at_a_time: AtomicUsize::new(0),
             most_at_a_time: AtomicUsize::new(0),
+            heard: AtomicU64::new(0),
         }));
         let clock = Arc::new(TokioClock::default());
         (store.clone(), Keys::found_in(Arc::new(store), clock))
@@ -284,6 +290,38 @@ async fn a_look_up_from_before_the_revocation_lets_nobody_in_who_comes_a_second_
     store.answer(2);
     assert_eq!(before.await.unwrap(), 200);
     assert_eq!(after.await.unwrap(), 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_key_ends_when_its_change_is_heard_of() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    store.answer(10);
+    assert_eq!(status(&keys, "good", "app").await, 200);
+    // What is heard of others costs one look.
+    store.0.heard.fetch_add(1, Ordering::SeqCst);
+    for _ in 0..5 {
+        assert_eq!(status(&keys, "good", "app").await, 200);
+    }
+    assert_eq!(store.asked(), 2);
+    store.revoke_all();
+    store.0.heard.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(status(&keys, "good", "app").await, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_of_while_a_key_is_looked_up_counts_against_it() {
+    let (store, keys) = Slow::keys();
+    store.add("good", "app");
+    let waiting = begin(&keys, "good");
+    settle().await;
+    // Its row has been read; it is revoked before the answer is here.
+    store.0.heard.fetch_add(1, Ordering::SeqCst);
+    store.answer(1);
+    assert_eq!(waiting.await.unwrap(), 200);
+    store.revoke_all();
+    store.answer(1);
+    assert_eq!(status(&keys, "good", "app").await, 401);
 }
 
 #[tokio::test(start_paused = true)]
