@@ -17,7 +17,7 @@ use crate::{
     endpoint::Context,
     id::{ConnectionKey, GrantId, OwnerId},
     oauth::{self, KeptReply, TokenReply, TokenSet},
-    refresh::{flight::Fault, gate::Gate, schedule},
+    refresh::{flight::Fault, gate::Gate},
     secret::Secret,
     store::Stamped,
     time::StoreTime,

@@ -60,6 +60,8 @@ enum With {
     NotSent,
     /// It is spent, and the answer is lost.
     Lose,
+    /// The answer breaks off, and does not show whether it is whole.
+    CutOff,
     /// A login without an id token.
     Anonymous,
     /// The store goes down with the answer under way.
@@ -191,11 +193,18 @@ impl Transport for Provider {
         if let Some(With::Lose) = with {
             return Err(TransportError::NoAnswer("connection reset".to_owned()));
         }
-        Ok(Answer {
+        let answer = Answer {
             status: StatusCode::from_u16(status).unwrap(),
             headers: HeaderMap::new(),
             body: body.into(),
-        })
+        };
+        match with {
+            Some(With::CutOff) => Err(TransportError::CutOff {
+                why: "connection reset".to_owned(),
+                so_far: Box::new(answer),
+            }),
+            _ => Ok(answer),
+        }
     }
 }
 
@@ -554,15 +563,17 @@ async fn a_code_that_was_not_sent_is_sent_and_one_that_may_have_been_is_not() {
     assert!(matches!(failure(landed), Failure::Unreachable(_)));
     assert_eq!(scene.codes_sent(), 1);
 
-    scene.next([With::Lose]);
-    let (browser, _, query) = scene
-        .to_the_provider(scene.asking(&scene.key), "anna")
-        .await;
-    for _ in 0..3 {
-        let landed = browser.back(&scene.vault, &query).await.unwrap();
-        assert!(matches!(failure(landed), Failure::Lost(_)));
+    for (befalls, sent) in [(With::Lose, 2), (With::CutOff, 3)] {
+        scene.next([befalls]);
+        let (browser, _, query) = scene
+            .to_the_provider(scene.asking(&scene.key), "anna")
+            .await;
+        for _ in 0..3 {
+            let landed = browser.back(&scene.vault, &query).await.unwrap();
+            assert!(matches!(failure(landed), Failure::Lost(_)));
+        }
+        assert_eq!(scene.codes_sent(), sent);
     }
-    assert_eq!(scene.codes_sent(), 2);
     // The old login serves on.
     assert_eq!(scene.row().await, before);
     assert!(scene.served().await.starts_with("at-anna"));
@@ -1041,16 +1052,18 @@ async fn a_provider_that_gives_an_account_one_token_gets_one_grant() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_to_a_login_that_cannot_be_read_is_kept_sealed() {
-    let scene = Scene::new().await;
-    scene.next([With::Odd]);
-    let (browser, id, query) = scene
-        .to_the_provider(scene.asking(&scene.key), "anna")
-        .await;
-    let landed = browser.back(&scene.vault, &query).await.unwrap();
-    assert!(matches!(failure(landed), Failure::Lost(_)));
-    let row = scene.store.attempt(&id).await.unwrap().value.unwrap();
-    let kept = scene.vault.unread_login(&row).unwrap();
-    assert!(String::from_utf8_lossy(kept.body()).contains("rt-anna"));
+    for befalls in [With::Odd, With::CutOff] {
+        let scene = Scene::new().await;
+        scene.next([befalls]);
+        let (browser, id, query) = scene
+            .to_the_provider(scene.asking(&scene.key), "anna")
+            .await;
+        let landed = browser.back(&scene.vault, &query).await.unwrap();
+        assert!(matches!(failure(landed), Failure::Lost(_)));
+        let row = scene.store.attempt(&id).await.unwrap().value.unwrap();
+        let kept = scene.vault.unread_login(&row).unwrap();
+        assert!(String::from_utf8_lossy(kept.body()).contains("rt-anna"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
