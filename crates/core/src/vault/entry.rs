@@ -303,15 +303,17 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes what is durable in the spool, and what the row will be with it.
+    /// Takes what is durable in the spool, and what the row will be with it. Whether it is the newest
+    /// that is known: a person may have authorized the grant anew meanwhile.
     pub(super) fn adopt_ahead(
         &self,
         entry: &Arc<GrantEntry>,
         row: &GrantRow,
         at: StoreTime,
         asked: Moment,
-    ) -> Result<(), TokenError> {
+    ) -> Result<bool, TokenError> {
         let in_use = self.grants.pin().get(&entry.id).cloned();
+        let mut newest = true;
         for entry in std::iter::once(entry).chain(&in_use) {
             if entry.snapshot().version < row.version {
                 entry.adopt(Snapshot {
@@ -319,8 +321,10 @@ impl Inner {
                     ..self.read(row, &entry.connector, at, asked)?
                 });
             }
+            let present = entry.snapshot();
+            newest &= present.ahead && present.version == row.version;
         }
-        Ok(())
+        Ok(newest)
     }
 
     /// As [`adopt`](Self::adopt), and in the copy that is in use: all copies may have been

@@ -470,10 +470,12 @@ impl<'a> Pilot<'a> {
         let now = self.inner.clock.now();
         let at = self.stamp + self.asked.until(now);
         match self.inner.adopt_ahead(self.entry, &row, at, now) {
-            Ok(()) => {
+            Ok(true) => {
                 tracing::info!(grant = %row.id, version = row.version, "the token in the spool is served until the store takes it");
                 herald.announce_ahead(self.entry);
             }
+            // Something newer is there already. It may be older than what those who wait have asked for.
+            Ok(false) => {}
             Err(error) => {
                 tracing::error!(grant = %row.id, %error, "what is in the spool cannot be read");
             }

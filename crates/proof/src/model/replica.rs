@@ -406,6 +406,9 @@ impl World {
         {
             self.replicas[r].snapshot = Some(ahead);
         }
+        if self.replicas[r].snapshot != Some(ahead) {
+            return;
+        }
         for c in 0..self.replicas[r].callers.len() {
             if let Some(wait) = &mut self.replicas[r].callers[c].wait {
                 wait.after = true;

@@ -1,6 +1,7 @@
 //! A granted token while the store is down.
 
 use super::*;
+use crate::store::Change;
 
 /// Found by the simulator: a flight tidied the spool before it published what it had committed.
 #[tokio::test(start_paused = true)]
@@ -220,6 +221,47 @@ async fn what_was_served_from_the_spool_gives_way_to_what_the_store_has_taken_in
     world.pass(1).await;
     assert_eq!(world.token().await.unwrap(), "at-new");
     assert_eq!(world.provider.revocations.load(Ordering::SeqCst), 1);
+}
+
+/// Found by the simulator: who asks for a refresh after a person has authorized anew is not given that
+/// authorization, because a flight from before it has spooled what is void.
+#[tokio::test(start_paused = true)]
+async fn what_is_void_in_the_spool_satisfies_nobody_who_asked_later() {
+    let world = World::new("revokes").await;
+    let (other, latency) = (world.other().await, world.provider.latency);
+    let grant = world
+        .vault
+        .resolve(&world.key)
+        .await
+        .unwrap()
+        .grant
+        .id
+        .clone();
+    let later = async {
+        world.clock.sleep(latency * 3 / 4).await;
+        *lock(&world.provider.current) = 9;
+        let import = Import {
+            access_token: Some(Secret::new("at-9")),
+            refresh_token: Some(Secret::new("rt-9")),
+            issued_at_ms: Some(i64::MAX),
+            expires_in: Some(Duration::from_secs(600)),
+            ..Import::default()
+        };
+        other.import(&world.key, import).await.unwrap();
+        let news = async {
+            // This process hears of it after the question, and before the answer is spooled.
+            world.clock.sleep(latency / 8).await;
+            world.vault.apply(&[Change::Grant(grant, 2)]).await;
+            world.store.set_silent(true);
+            world.clock.sleep(Duration::from_secs(1)).await;
+            world.store.set_silent(false);
+        };
+        tokio::join!(world.vault.validate(&world.key), news).0
+    };
+    let (first, later) = tokio::join!(world.vault.validate(&world.key), later);
+    assert!(first.is_ok(), "{first:?}");
+    assert_eq!(later.unwrap().version(), 3);
+    assert_eq!(world.refreshes(), 2);
 }
 
 /// An answer that has arrived, and the time limits of the connection, do not wait for the claim's
