@@ -262,6 +262,27 @@ fn a_setting_stays_in_its_place() {
 }
 
 #[test]
+fn a_path_that_leads_up_is_read_as_a_url_where_its_origin_is_known_too() {
+    let resolved = connection("t-1");
+    let rules = AddressRules::default();
+    let go = |given: &str| {
+        let asked = Asked::Url(given.into());
+        resolve(&asked, &resolved, None, &rules).unwrap().uri()
+    };
+    // From now on the origin is known.
+    go("/x");
+    for up in ["..", ".", "%2e%2e", ".%2E", "%2E"] {
+        let uri = go(&format!("https://api.acme.example/v1/a/{up}/b"));
+        let path = if up == "." || up == "%2E" {
+            "/v1/a/b"
+        } else {
+            "/v1/b"
+        };
+        assert_eq!(uri.path(), path, "{up}");
+    }
+}
+
+#[test]
 fn an_address_in_a_url_is_checked() {
     let resolved = connection("t-1");
     let url = "https://10.1.2.3/x";
