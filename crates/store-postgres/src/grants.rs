@@ -190,7 +190,9 @@ fn no_row() -> Fault {
 /// Otherwise the database's time.
 pub(crate) async fn write(pool: &Pool, read: &Read, row: &GrantRow) -> Outcome<Option<StoreTime>> {
     let values = Values::of(row)?;
-    let rows = if row.version == read.row.version {
+    // A dead grant's token ends without a new version.
+    let same_token = (row.version, row.expires_at) == (read.row.version, read.row.expires_at);
+    let rows = if same_token {
         let sql = match told(&read.row, row) {
             true => &LEDGER_TOLD_SQL,
             false => &LEDGER_SQL,
