@@ -91,12 +91,12 @@ impl TaskTracker {
         Self::default()
     }
 
-    pub(crate) fn spawn<F>(&self, task: F)
+    pub(crate) fn spawn<F>(&self, task: F) -> shuttle::future::JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
         turn();
-        drop(shuttle::future::spawn(self.0.track_future(task)));
+        shuttle::future::spawn(self.0.track_future(task))
     }
 
     pub(crate) fn token(&self) -> TaskTrackerToken {
