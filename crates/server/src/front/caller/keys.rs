@@ -279,7 +279,7 @@ impl Keys {
         let known = self.0.known.pin();
         let known = known.get(&digest)?;
         let now = self.0.clock.now();
-        let good = now < known.until && known.facts.admit(naming, scope, now).is_ok();
+        let good = self.0.believes(known, now) && known.facts.admit(naming, scope, now).is_ok();
         good.then(|| then(known.facts.application.as_str()))
     }
 
@@ -501,8 +501,13 @@ impl Inner {
     fn believed(&self, digest: &Digest) -> Option<Facts> {
         let known = self.known.pin();
         let known = known.get(digest)?;
-        let believed = self.clock.now() < known.until && known.heard == self.store.heard();
-        believed.then(|| known.facts.clone())
+        self.believes(known, self.clock.now())
+            .then(|| known.facts.clone())
+    }
+
+    /// Whether nobody need be asked about a key.
+    fn believes(&self, known: &Known, now: Moment) -> bool {
+        now < known.until && known.heard == self.store.heard()
     }
 
     /// A key that was found not too long ago.

@@ -304,8 +304,15 @@ async fn a_revoked_key_ends_when_its_change_is_heard_of() {
         assert_eq!(status(&keys, "good", "app").await, 200);
     }
     assert_eq!(store.asked(), 2);
+    let at_once = || {
+        let naming = Naming::Header(Some("app"));
+        keys.known(b"Bearer good", naming, Scope::Proxy, str::to_owned)
+    };
+    assert_eq!(at_once().as_deref(), Some("app"));
     store.revoke_all();
     store.0.heard.fetch_add(1, Ordering::SeqCst);
+    // Those who ask nobody do not believe it, either.
+    assert_eq!(at_once(), None);
     assert_eq!(status(&keys, "good", "app").await, 401);
 }
 
